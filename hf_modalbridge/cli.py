@@ -1,0 +1,254 @@
+"""The command `modalbridge`: thin commands over library functions.
+
+To add a command, write a function with `@app.command()` here, or in a module of its own that `main` imports. Its
+docstring is its help: one sentence, then one worked example. Library errors need no handling; `main` prints them.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markdown import Markdown
+from rich.markup import escape
+from rich.table import Table
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="modalbridge",
+    help="Let a language model read a modality for which complete paired data does not exist.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+CorrectionType = enum.StrEnum("CorrectionType", ["none", "mean_shift", "c3", "c3_shift", "realign"])
+Side = enum.StrEnum("Side", ["source", "target"])
+StoreDtype = enum.StrEnum("StoreDtype", ["float16", "float32", "float64"])
+
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")]
+
+
+# ---- embeddings -----------------------------------------------------------------------------------------
+
+
+@app.command()
+def embed(
+    encoder: Annotated[str, typer.Argument(help="Dual encoder: directory or repo id.")],
+    items: Annotated[Path, typer.Argument(help="Table of items: .jsonl, .csv, .tsv or .parquet.")],
+    out: Annotated[Path, typer.Argument(help="Folder of the store to write.")],
+    modality: Annotated[str, typer.Option(help="What the items are: text, image, audio, ...")],
+    column: Annotated[str | None, typer.Option(help="Column of the items; default: the modality.")] = None,
+    id_column: Annotated[str, typer.Option(help="Column of the ids.")] = "id",
+    batch_size: Annotated[int, typer.Option(min=1, help="Items in a pass through the encoder.")] = 32,
+    dtype: Annotated[StoreDtype, typer.Option(help="Of the store.")] = StoreDtype.float16,
+    device: Annotated[str, typer.Option(help="Where the encoder runs: cpu, cuda, ...")] = "cpu",
+    revision: Revision = None,
+    overwrite: Overwrite = False,
+    trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run the repo's code.")] = False,
+) -> None:
+    r"""Embed a table of items into a store; a run that was stopped goes on when started again.
+
+    \b
+    Example: captions.csv has the columns id and text
+        modalbridge embed openai/clip-vit-base-patch32 captions.csv stores/text --modality text
+    """
+    from hf_modalbridge.data.embed import embed_items
+    from hf_modalbridge.data.items import read_items
+    from hf_modalbridge.encoders import load_encoder
+
+    model, processor = load_encoder(encoder, revision, trust_remote_code=trust_remote_code)
+    store = embed_items(
+        model.to(device),
+        processor,
+        modality,
+        read_items(items, modality, column=column, id_column=id_column),
+        out,
+        batch_size=batch_size,
+        dtype=dtype.value,
+        id=encoder,
+        revision=revision,
+        overwrite=overwrite,
+    )
+    _say(f"{len(store):,} {modality} embeddings of width {store.dim} in {out}")
+
+
+# ---- corrections ----------------------------------------------------------------------------------------
+
+
+@app.command()
+def fit(
+    source: Annotated[Path, typer.Argument(help="Store of the source side, usually text.")],
+    target: Annotated[Path, typer.Argument(help="Store of the target modality.")],
+    out: Annotated[Path, typer.Argument(help="Directory of the correction to write.")],
+    type: Annotated[CorrectionType, typer.Option(help="Which correction.")] = CorrectionType.realign,
+    noise_norm: Annotated[float | None, typer.Option(help="C3 only: length of the noise, sigma * sqrt(dim).")] = None,
+    seed: Annotated[int, typer.Option(help="For corrections that draw random numbers.")] = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    r"""Fit a correction of the modality gap on two stores; they need not be paired.
+
+    \b
+    Example:
+        modalbridge fit stores/text stores/image corrections/realign --type realign
+    """
+    from hf_modalbridge.corrections import AutoCorrection
+    from hf_modalbridge.store import EmbeddingStore
+
+    _refuse_existing(out, overwrite)
+    hyper = {} if noise_norm is None else {"noise_norm": noise_norm}
+    stores = EmbeddingStore.open(source), EmbeddingStore.open(target)
+    correction = AutoCorrection.from_type(type.value).fit(*stores, seed=seed, progress=True, **hyper)
+    correction.save_pretrained(out)
+    gap = float((correction.source_mean - correction.target_mean).norm())
+    _say(
+        f"{type.value} fitted on {correction.source_rows:,} source and {correction.target_rows:,} target rows "
+        f"(centroid gap {gap:.4f}) in {out}"
+    )
+
+
+@app.command()
+def apply(
+    correction: Annotated[str, typer.Argument(help="Directory or repo id of a correction or model.")],
+    store: Annotated[Path, typer.Argument(help="Store to read.")],
+    out: Annotated[Path, typer.Argument(help="Folder of the store to write.")],
+    side: Annotated[Side, typer.Option(help="Which side the store is of.")] = Side.source,
+    modality: Annotated[str | None, typer.Option(help="Of a model with several.")] = None,
+    revision: Revision = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
+    overwrite: Overwrite = False,
+) -> None:
+    r"""Send a store through a correction; ids and columns come along.
+
+    \b
+    Example:
+        modalbridge apply corrections/realign stores/text stores/text-realigned
+    """
+    from hf_modalbridge.corrections import AutoCorrection, apply_correction
+    from hf_modalbridge.store import EmbeddingStore
+
+    loaded = AutoCorrection.from_pretrained(correction, modality, revision)
+    written = apply_correction(
+        loaded,
+        EmbeddingStore.open(store),
+        out,
+        side=side.value,
+        resume=resume,
+        overwrite=overwrite,
+        progress=True,
+    )
+    _say(f"{len(written):,} embeddings through {loaded.correction_type} in {out}")
+
+
+@app.command()
+def report(
+    source: Annotated[Path, typer.Argument(help="Store of the source side, usually text.")],
+    target: Annotated[Path, typer.Argument(help="Store of the target modality.")],
+    correction: Annotated[str | None, typer.Option(help="Also measure after this correction.")] = None,
+    modality: Annotated[str | None, typer.Option(help="Of a model with several.")] = None,
+    pairs: Annotated[
+        str | None, typer.Option(help="Column of both stores whose equal values pair rows, or id: adds retrieval.")
+    ] = None,
+    max_pairs: Annotated[int, typer.Option(min=1, help="Pairs drawn for retrieval.")] = 2000,
+    out: Annotated[Path | None, typer.Option(help="Also write the numbers to this .json or .md file.")] = None,
+) -> None:
+    r"""Report means, traces, the centroid gap and retrieval across two stores.
+
+    \b
+    Example: rows with the same id belong together
+        modalbridge report stores/text stores/image --correction corrections/realign --pairs id
+    """
+    from hf_modalbridge.corrections import AutoCorrection
+    from hf_modalbridge.evaluation.gap_report import GapReport
+    from hf_modalbridge.evaluation.pairing import match_pairs
+    from hf_modalbridge.store import EmbeddingStore
+
+    stores = EmbeddingStore.open(source), EmbeddingStore.open(target)
+    loaded = AutoCorrection.from_pretrained(correction, modality) if correction else None
+    if loaded is not None:
+        loaded.check_encoder(stores[0].encoder, "source")
+        loaded.check_encoder(stores[1].encoder, "target")
+    matched = match_pairs(*stores, column=pairs, limit=max_pairs) if pairs else None
+    result = GapReport.compute(*stores, corrected=loaded, pairs=matched)
+    _console().print(Markdown(result.to_markdown()))
+    if out is not None:
+        text = json.dumps(result.to_dict(), indent=2) if out.suffix == ".json" else result.to_markdown()
+        out.write_text(text + "\n", encoding="utf-8")
+
+
+# ---- anything -------------------------------------------------------------------------------------------
+
+
+@app.command()
+def info(
+    path: Annotated[str, typer.Argument(help="Store, correction or model: directory or repo id.")],
+    revision: Revision = None,
+    online: Annotated[bool, typer.Option("--online", help="Ask the Hub for licences not known here.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Also check every byte of a store.")] = False,
+) -> None:
+    r"""Say what is in a store, correction or model, with the licences of encoder and language model.
+
+    \b
+    Example:
+        modalbridge info stores/text --verify
+    """
+    from hf_modalbridge.inspection import describe
+
+    for title, facts in describe(path, revision, online).items():
+        table = Table(show_header=False)
+        for label, value in facts.items():
+            table.add_row(label, escape(value))
+        _console().print(f"[bold]{escape(title)}[/bold]", table)
+    if verify:
+        from hf_modalbridge.store import EmbeddingStore
+
+        EmbeddingStore.open(path, allow_incomplete=True).verify()
+        _say("every file has the sha256 that the manifest says")
+
+
+# ---- models: `chat` and `push` are registered here ------------------------------------------------------
+
+
+def _console() -> Console:
+    """Make a console that wraps on terminals and does not cut text in files."""
+    return Console(width=None if sys.stdout.isatty() else 160)
+
+
+def _say(text: str) -> None:
+    """Print one plain line."""
+    typer.echo(text)
+
+
+def _refuse_existing(out: Path, overwrite: bool) -> None:
+    """Keep what is already written."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())) and not overwrite:
+        raise FileExistsError(f"{out} exists and is not empty. Pass --overwrite, or choose another path.")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; errors that the library foresees are printed as one paragraph.
+
+    Args:
+        arguments: Without the program's name; those of the process by default.
+
+    Raises:
+        SystemExit: Always: 0 after success, 1 after an error, 2 for a wrong command line.
+    """
+    try:
+        app(arguments, prog_name="modalbridge")  # prints usage errors itself and exits with 2
+    except (ValueError, TypeError, KeyError, IndexError, OSError) as error:
+        message = error.args[0] if isinstance(error, KeyError) and error.args else error
+        typer.echo(f"Error: {' '.join(str(message).split())}", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,264 @@
+"""What all corrections share: fitting, statistics that keep their precision, saving and loading."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from hf_modalbridge.corrections.saving import SavedCorrection
+from hf_modalbridge.corrections.statistics import unit_moments
+from hf_modalbridge.corrections.streams import BATCH_ROWS, Embeddings, RowStream
+from hf_modalbridge.fingerprint import describe_fingerprint, fingerprints_match
+from hf_modalbridge.functional.geometry import check_rows, normalize_rows
+from hf_modalbridge.functional.moments import Moments
+from hf_modalbridge.functional.realign import normalized_affine
+
+__all__ = ["Correction"]
+
+
+class Correction(SavedCorrection):
+    """A map from a source (text) to a target modality's side of a contrastive embedding space.
+
+    A correction is fitted once on unpaired embeddings (`fit`) and then works as a module without trainable
+    parameters, alone or inside a model: `forward` moves source embeddings to the target's side during
+    training, `transform_target` is what a real target embedding goes through at inference, and `standardize`
+    brings either to the fixed scale that a connector reads.
+
+    Statistics are persistent float64 buffers. They follow the module to other devices and ignore `.half()`,
+    `.to(torch.bfloat16)` and `from_pretrained(dtype=...)`.
+
+    Args:
+        dim: Width of the embeddings.
+        source_encoder: Fingerprint of the encoder of the source, or None.
+        target_encoder: Fingerprint of the encoder of the target, or None.
+        source_rows: Rows of the source that it was fitted on; 0 before the fit.
+        target_rows: Rows of the target.
+    """
+
+    correction_type: ClassVar[str]
+    hyper_parameters: ClassVar[tuple[str, ...]] = ()
+
+    source_mean: Tensor
+    source_trace: Tensor
+    target_mean: Tensor
+    target_trace: Tensor
+    output_mean: Tensor
+    output_trace: Tensor
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        source_encoder: Mapping[str, Any] | None = None,
+        target_encoder: Mapping[str, Any] | None = None,
+        source_rows: int = 0,
+        target_rows: int = 0,
+    ) -> None:
+        super().__init__()
+        if not isinstance(dim, int) or dim < 1:
+            raise ValueError(f"dim of a correction is a positive integer, got {dim!r}.")
+        self.dim = dim
+        self.source_encoder = dict(source_encoder) if source_encoder else None
+        self.target_encoder = dict(target_encoder) if target_encoder else None
+        self.source_rows, self.target_rows = source_rows, target_rows
+        for side in ("source", "target", "output"):
+            self._add_statistic(f"{side}_mean", dim)
+            self._add_statistic(f"{side}_trace")
+
+    @classmethod
+    def fit(
+        cls,
+        source: Embeddings | Sequence[Embeddings],
+        target: Embeddings | Sequence[Embeddings],
+        *,
+        seed: int = 0,
+        batch_size: int = BATCH_ROWS,
+        progress: bool = False,
+        source_encoder: Mapping[str, Any] | None = None,
+        target_encoder: Mapping[str, Any] | None = None,
+        **hyper: Any,
+    ) -> Self:
+        """Fit on unpaired embeddings, streaming in float64; memory does not grow with the rows.
+
+        Rows are normalised on the way. Source and target need neither the same number of rows nor any order.
+        Fit on data of the domain that will be corrected, and not on the pairs of an evaluation.
+
+        Args:
+            source: Array or tensor `(n, dim)`, an `EmbeddingStore`, or a list of such parts.
+            target: The same, `(m, dim)`.
+            seed: For corrections that draw random numbers while fitting; the closed-form ones do not.
+            batch_size: Rows read at once.
+            progress: Whether to show progress bars.
+            source_encoder: Fingerprint of the source's encoder; a store brings its own.
+            target_encoder: The same for the target.
+            **hyper: Hyper-parameters of this correction.
+
+        Returns:
+            The fitted correction, in eval mode.
+
+        Raises:
+            ValueError: If a side is empty, the widths differ, or a row is not finite or zero.
+            TypeError: If a hyper-parameter is unknown.
+        """
+        streams = [RowStream(d, what, batch_size, progress) for d, what in ((source, "source"), (target, "target"))]
+        if streams[0].dim != streams[1].dim:
+            raise ValueError(
+                f"source and target differ in width: {streams[0].dim} and {streams[1].dim}. A correction "
+                "works inside one "
+                "contrastive space; take both from the two towers of one dual encoder."
+            )
+        unknown = sorted(set(hyper) - set(cls.hyper_parameters))
+        if unknown:
+            raise TypeError(
+                f"{cls.__name__} has no hyper-parameter {', '.join(unknown)}; it has "
+                f"{', '.join(cls.hyper_parameters) or 'none'}."
+            )
+        correction = cls(
+            streams[0].dim,
+            source_encoder=source_encoder or streams[0].encoder,
+            target_encoder=target_encoder or streams[1].encoder,
+            source_rows=streams[0].rows,
+            target_rows=streams[1].rows,
+            **hyper,
+        )
+        correction._fit(streams[0], streams[1], torch.Generator().manual_seed(seed))
+        return correction.eval()
+
+    def _fit(self, source: RowStream, target: RowStream, generator: torch.Generator) -> None:
+        """Compute the statistics of both sides, the correction's own, and those of its output."""
+        self._set("source", unit_moments(source))
+        self._set("target", unit_moments(target))
+        self._fit_statistics(source, generator)
+        self._set("output", self._output_moments(target))
+
+    def _fit_statistics(self, source: RowStream, generator: torch.Generator) -> None:
+        """Compute what is needed beyond means and traces."""
+
+    def _output_moments(self, target: RowStream) -> Moments:
+        """Compute the moments of `transform_target` over the target: by default the target's own."""
+        return Moments(self.target_rows, self.target_mean, float(self.target_trace) * self.target_rows)
+
+    def forward(self, source: Tensor) -> Tensor:
+        """Move source embeddings to the target's side.
+
+        Args:
+            source: `(n, dim)` floating point; rows are normalised first.
+
+        Returns:
+            Unit rows `(n, dim)` in the dtype of `source`, computed in float32 or better.
+
+        Raises:
+            ValueError: If the width is wrong, or a row is not finite or zero.
+        """
+        return self._transform(self._enter(source, "source embeddings")).to(source.dtype)
+
+    def _transform(self, source: Tensor) -> Tensor:
+        """Correct checked rows, float32 or float64."""
+        raise NotImplementedError
+
+    def transform_target(self, target: Tensor) -> Tensor:
+        """Bring real target embeddings to where the corrected source is: unit rows, and for C3 centred ones.
+
+        Args:
+            target: `(n, dim)` floating point.
+
+        Returns:
+            Unit rows `(n, dim)` in the dtype of `target`.
+
+        Raises:
+            ValueError: If the width is wrong, or a row is not finite or zero.
+        """
+        return self._transform_target(self._enter(target, "target embeddings")).to(target.dtype)
+
+    def _transform_target(self, target: Tensor) -> Tensor:
+        return normalize_rows(target)
+
+    def standardize(self, z: Tensor) -> Tensor:
+        """Give a connector its input: (z - output_mean) * sqrt(dim / output_trace).
+
+        The large common mean of the embeddings carries no information. The statistics are those of the
+        transformed target, whatever the correction, so that numbers are of size one where the model is used.
+
+        Args:
+            z: `(..., dim)`, from `forward` or `transform_target`.
+
+        Returns:
+            Tensor of the shape and dtype of `z`.
+        """
+        work = torch.promote_types(z.dtype, torch.float32)
+        factor = (self.dim / self.output_trace).sqrt().to(work)
+        return ((z.to(work) - self.output_mean.to(work)) * factor).to(z.dtype)
+
+    def check_encoder(self, fingerprint: Mapping[str, Any] | None, side: str) -> None:
+        """Refuse embeddings of another encoder than the one that the correction was fitted on.
+
+        Args:
+            fingerprint: Of the embeddings' encoder; None passes, since nothing is known.
+            side: "source" or "target".
+
+        Raises:
+            ValueError: If the encoders differ; both are named.
+        """
+        if side not in ("source", "target"):
+            raise ValueError(f"side is 'source' or 'target', got {side!r}.")
+        own = self.source_encoder if side == "source" else self.target_encoder
+        if not fingerprints_match(own, fingerprint):
+            raise ValueError(
+                f"this {type(self).__name__} was fitted on {side} embeddings of {describe_fingerprint(own)}, "
+                "and these come "
+                f"from {describe_fingerprint(fingerprint)}. Use embeddings of that encoder, or fit a "
+                "correction for this one."
+            )
+
+    def extra_repr(self) -> str:
+        """Show width and rows of the fit when the module is printed."""
+        return f"dim={self.dim}, source_rows={self.source_rows}, target_rows={self.target_rows}"
+
+    def _enter(self, rows: Tensor, what: str) -> Tensor:
+        """Check the rows and widen them to the precision of the computation."""
+        if rows.ndim != 2 or rows.shape[-1] != self.dim or not rows.is_floating_point():
+            raise ValueError(
+                f"{type(self).__name__} takes {what} (n, {self.dim}), got {tuple(rows.shape)} of "
+                f"{rows.dtype}. "
+                "Check that they come from the encoder that the correction was fitted on."
+            )
+        rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
+        if not rows.is_meta and not torch.compiler.is_compiling():
+            check_rows(rows, what=what)
+        return rows
+
+    def _affine(self, rows: Tensor, scale: Tensor | float, shift: Tensor) -> Tensor:
+        """Compute N(scale * N(row) + shift) with float64 statistics in the precision of the rows."""
+        scale = scale.to(rows.dtype) if isinstance(scale, Tensor) else scale
+        return normalized_affine(rows, scale, shift.to(rows.dtype))
+
+    def _add_statistic(self, name: str, *shape: int) -> None:
+        """Register a statistic. The explicit dtype is what keeps it under `from_pretrained(dtype=...)`."""
+        self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
+
+    def _set(self, side: str, moments: Moments) -> None:
+        """Store the moments of one side."""
+        if side == "output" and not moments.trace > 1e-12:
+            raise ValueError(
+                f"the {moments.count} rows of the target all point the same way, so there is nothing to "
+                "learn from. "
+                "Fit on the embeddings of many different items."
+            )
+        getattr(self, f"{side}_mean").copy_(moments.mean)
+        getattr(self, f"{side}_trace").fill_(moments.trace)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Follow device moves, ignore dtype casts: bfloat16 means are off by more than the gap left over."""
+
+        def keep(tensor: Tensor) -> Tensor:
+            if tensor.is_meta or not tensor.is_floating_point():
+                return fn(tensor)
+            device = fn(tensor.new_zeros((), dtype=torch.float32)).device
+            if device.type == "mps" and tensor.dtype == torch.float64:  # which has no float64
+                return tensor.to(torch.float32).to(device)
+            return tensor.to(device)
+
+        return super()._apply(keep, recurse)

@@ -1,0 +1,101 @@
+"""The captioned pictures of `demo_data/`, decoded one at a time."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+__all__ = ["SPLITS", "CaptionedPictures", "load_captions"]
+
+SPLITS = ("train", "validation", "test")
+
+
+class CaptionedPictures(Sequence):
+    """Rows of the captions table; a picture is decoded when its row is read.
+
+    Args:
+        table: The rows, with the columns `id`, `image` (struct with `bytes`), `caption` and any others.
+    """
+
+    def __init__(self, table: pa.Table):
+        self.table = table
+        self.ids: list[str] = table["id"].to_pylist()
+        self.captions: list[str] = table["caption"].to_pylist()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int | slice) -> Any:
+        """Give a row as a dict whose `image` is a Pillow image, or a part of the rows for a slice."""
+        if isinstance(index, slice):
+            return CaptionedPictures(self.table.take(pa.array(range(len(self))[index], pa.int64())))
+        position = range(len(self))[index]
+        row = {name: self.table[name][position].as_py() for name in self.table.column_names}
+        row["image"] = Image.open(BytesIO(row["image"]["bytes"]))
+        return row
+
+    def column(self, name: str) -> list:
+        """Read a whole column.
+
+        Args:
+            name: A column other than `image`.
+
+        Returns:
+            Its values in the rows' order.
+
+        Raises:
+            KeyError: If there is no such column.
+        """
+        return self.table[name].to_pylist()
+
+
+def demo_data_dir() -> Path:
+    """Find `demo_data/`: `$MODALBRIDGE_DEMO_DATA`, the checkout this package runs from, or the working directory.
+
+    Returns:
+        The folder.
+
+    Raises:
+        FileNotFoundError: If it is in none of these places.
+    """
+    places = [Path(__file__).resolve().parents[2] / "demo_data", Path.cwd() / "demo_data"]
+    if os.environ.get("MODALBRIDGE_DEMO_DATA"):
+        places.insert(0, Path(os.environ["MODALBRIDGE_DEMO_DATA"]).expanduser())
+    for place in places:
+        if (place / "captions").is_dir():
+            return place
+    raise FileNotFoundError(
+        "found no demo_data/captions; it is in the repository, not in the installed package. Run in a checkout, set "
+        "MODALBRIDGE_DEMO_DATA, or build it with scripts/build_demo_data.py."
+    )
+
+
+def load_captions(split: str, data_dir: str | Path | None = None) -> CaptionedPictures:
+    """Read a split of the demo's captioned pictures.
+
+    Args:
+        split: "train", "validation" or "test".
+        data_dir: Folder with `captions/`; None for the repository's `demo_data/`.
+
+    Returns:
+        Rows with `id`, `image` (a Pillow image, decoded when read), `caption`, `source`, `creator`, `license`
+        and more.
+
+    Raises:
+        ValueError: If there is no such split.
+        FileNotFoundError: If the data is not there.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"got split {split!r}; expected one of {', '.join(SPLITS)}.")
+    folder = (Path(data_dir) if data_dir is not None else demo_data_dir()) / "captions"
+    files = sorted(folder.glob(f"{split}-*.parquet"))
+    if not files:
+        raise FileNotFoundError(f"no {split}-*.parquet in {folder}; build the data with scripts/build_demo_data.py.")
+    return CaptionedPictures(pa.concat_tables([pq.read_table(file) for file in files]))

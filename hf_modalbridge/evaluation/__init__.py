@@ -1,0 +1,16 @@
+"""Evaluation: likelihood of captions and n-way caption choice."""
+
+from __future__ import annotations
+
+from .caption_nll import caption_nll, evaluate_captions
+from .n_way_choice import bootstrap_interval, choice_credit, draw_candidates
+from .scoring import CaptionScorer
+
+__all__ = [
+    "CaptionScorer",
+    "bootstrap_interval",
+    "caption_nll",
+    "choice_credit",
+    "draw_candidates",
+    "evaluate_captions",
+]
