@@ -1,7 +1,7 @@
 """The command `modalbridge`: thin commands over library functions.
 
-To add a command, write a function with `@app.command()` here, or in a module of its own that `main` imports. Its
-docstring is its help: one sentence, then one worked example. Library errors need no handling; `main` prints them.
+To add a command, write a function with `@_command("a worked example")` here; its docstring, one sentence, is its
+help. Errors of the library need no handling: `main` prints them as one paragraph.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 import enum
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 from rich.console import Console
@@ -33,6 +34,19 @@ CorrectionType = enum.StrEnum("CorrectionType", ["none", "mean_shift", "c3", "c3
 Side = enum.StrEnum("Side", ["source", "target"])
 StoreDtype = enum.StrEnum("StoreDtype", ["float16", "float32", "float64"])
 
+Function = TypeVar("Function", bound=Callable[..., None])
+
+
+def _command(example: str, note: str = "") -> Callable[[Function], Function]:
+    """Register a command; its help is its docstring and one worked example, set as typed."""
+
+    def register(function: Function) -> Function:
+        example_block = f"\b\nExample{f' ({note})' if note else ''}:\n    {example}"
+        return app.command(help=f"{function.__doc__}\n\n{example_block}")(function)
+
+    return register
+
+
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")]
 
@@ -40,7 +54,10 @@ Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the
 # ---- embeddings -----------------------------------------------------------------------------------------
 
 
-@app.command()
+@_command(
+    "modalbridge embed openai/clip-vit-base-patch32 captions.csv stores/text --modality text",
+    note="captions.csv has the columns id and text",
+)
 def embed(
     encoder: Annotated[str, typer.Argument(help="Dual encoder: directory or repo id.")],
     items: Annotated[Path, typer.Argument(help="Table of items: .jsonl, .csv, .tsv or .parquet.")],
@@ -55,12 +72,7 @@ def embed(
     overwrite: Overwrite = False,
     trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run the repo's code.")] = False,
 ) -> None:
-    r"""Embed a table of items into a store; a run that was stopped goes on when started again.
-
-    \b
-    Example: captions.csv has the columns id and text
-        modalbridge embed openai/clip-vit-base-patch32 captions.csv stores/text --modality text
-    """
+    """Embed a table of items into a store; a run that was stopped goes on when started again."""
     from hf_modalbridge.data.embed import embed_items
     from hf_modalbridge.data.items import read_items
     from hf_modalbridge.encoders import load_encoder
@@ -84,7 +96,7 @@ def embed(
 # ---- corrections ----------------------------------------------------------------------------------------
 
 
-@app.command()
+@_command("modalbridge fit stores/text stores/image corrections/realign --type realign")
 def fit(
     source: Annotated[Path, typer.Argument(help="Store of the source side, usually text.")],
     target: Annotated[Path, typer.Argument(help="Store of the target modality.")],
@@ -94,12 +106,7 @@ def fit(
     seed: Annotated[int, typer.Option(help="For corrections that draw random numbers.")] = 0,
     overwrite: Overwrite = False,
 ) -> None:
-    r"""Fit a correction of the modality gap on two stores; they need not be paired.
-
-    \b
-    Example:
-        modalbridge fit stores/text stores/image corrections/realign --type realign
-    """
+    """Fit a correction of the modality gap on two stores; they need not be paired."""
     from hf_modalbridge.corrections import AutoCorrection
     from hf_modalbridge.store import EmbeddingStore
 
@@ -115,7 +122,7 @@ def fit(
     )
 
 
-@app.command()
+@_command("modalbridge apply corrections/realign stores/text stores/text-realigned")
 def apply(
     correction: Annotated[str, typer.Argument(help="Directory or repo id of a correction or model.")],
     store: Annotated[Path, typer.Argument(help="Store to read.")],
@@ -126,12 +133,7 @@ def apply(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
     overwrite: Overwrite = False,
 ) -> None:
-    r"""Send a store through a correction; ids and columns come along.
-
-    \b
-    Example:
-        modalbridge apply corrections/realign stores/text stores/text-realigned
-    """
+    """Send a store through a correction; ids and columns come along."""
     from hf_modalbridge.corrections import AutoCorrection, apply_correction
     from hf_modalbridge.store import EmbeddingStore
 
@@ -148,7 +150,10 @@ def apply(
     _say(f"{len(written):,} embeddings through {loaded.correction_type} in {out}")
 
 
-@app.command()
+@_command(
+    "modalbridge report stores/text stores/image --correction corrections/realign --pairs id",
+    note="rows with the same id belong together",
+)
 def report(
     source: Annotated[Path, typer.Argument(help="Store of the source side, usually text.")],
     target: Annotated[Path, typer.Argument(help="Store of the target modality.")],
@@ -160,12 +165,7 @@ def report(
     max_pairs: Annotated[int, typer.Option(min=1, help="Pairs drawn for retrieval.")] = 2000,
     out: Annotated[Path | None, typer.Option(help="Also write the numbers to this .json or .md file.")] = None,
 ) -> None:
-    r"""Report means, traces, the centroid gap and retrieval across two stores.
-
-    \b
-    Example: rows with the same id belong together
-        modalbridge report stores/text stores/image --correction corrections/realign --pairs id
-    """
+    """Report means, traces, the centroid gap and retrieval across two stores."""
     from hf_modalbridge.corrections import AutoCorrection
     from hf_modalbridge.evaluation.gap_report import GapReport
     from hf_modalbridge.evaluation.pairing import match_pairs
@@ -187,19 +187,14 @@ def report(
 # ---- anything -------------------------------------------------------------------------------------------
 
 
-@app.command()
+@_command("modalbridge info stores/text --verify")
 def info(
     path: Annotated[str, typer.Argument(help="Store, correction or model: directory or repo id.")],
     revision: Revision = None,
     online: Annotated[bool, typer.Option("--online", help="Ask the Hub for licences not known here.")] = False,
     verify: Annotated[bool, typer.Option("--verify", help="Also check every byte of a store.")] = False,
 ) -> None:
-    r"""Say what is in a store, correction or model, with the licences of encoder and language model.
-
-    \b
-    Example:
-        modalbridge info stores/text --verify
-    """
+    """Say what is in a store, correction or model, with the licences of encoder and language model."""
     from hf_modalbridge.inspection import describe
 
     for title, facts in describe(path, revision, online).items():

@@ -1,6 +1,6 @@
 """Embed a table of raw items by one side of a dual encoder into an embedding store; goes on after a kill.
 
-Needs `pip install hf-modalbridge`. Tested with a tiny CLIP; at full size, captions and then images:
+Needs `pip install hf-modalbridge`. Tested with a small dual encoder; at full size, captions and then images:
 
     python recipes/embed.py encoder=google/siglip-large-patch16-384 modality=text items=captions.jsonl \
         column=caption output=stores/text device=cuda

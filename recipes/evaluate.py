@@ -1,6 +1,6 @@
 """Measure a bridge on held-out items: likelihood of the true caption and n-way caption choice.
 
-Needs `pip install hf-modalbridge`. Tested with:
+Needs `pip install hf-modalbridge`. Tested as:
 
     python recipes/evaluate.py model=runs/smoke/stage2/model store=stores/image modality=image
     output=runs/smoke/result.json

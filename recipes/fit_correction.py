@@ -1,6 +1,6 @@
 """Fit a correction on two embedding stores, unpaired: text (source) and the modality (target).
 
-Needs `pip install hf-modalbridge`. Tested with:
+Needs `pip install hf-modalbridge`. Tested as:
 
     python recipes/fit_correction.py type=realign source=stores/text target=stores/image
     output=corrections/realign

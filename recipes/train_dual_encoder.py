@@ -2,11 +2,11 @@
 
     python recipes/train_dual_encoder.py
 
-makes `hf_modalbridge/demo/dual_encoder_heads.safetensors` again (about 2 minutes for the towers' features, once,
-and 2 minutes for the heads, on two CPU cores). Both towers stay frozen: EfficientNet-Lite0 pictures at 160 px and
-mean-pooled unit MiniLM sentences go through two MLP heads into 256 dimensions, trained with CLIP's symmetric loss
-at a logit scale held at 100, which leaves a modality gap of CLIP's kind (a learned scale closes it at this size).
-Nothing is chosen on the test split; its figures are printed once, at the end.
+makes `hf_modalbridge/demo/dual_encoder_heads.safetensors` again (about 3 minutes for the towers' features, once,
+and 1 minute for the heads, on two CPU cores). Both towers stay frozen: EfficientNet-Lite0 features of pictures at
+160 px and mean-pooled unit MiniLM sentences go through two heads (an MLP beside a linear map) into 256 dimensions,
+trained with CLIP's symmetric loss at a logit scale held at 100, which leaves a modality gap of CLIP's kind (a
+learned scale closes it at this size). Choices were made on the validation split; the test split is only printed.
 """
 
 from __future__ import annotations
@@ -29,9 +29,7 @@ from hf_modalbridge.encoders import ProjectionHead, encode, prepare_items
 
 
 @torch.inference_mode()
-def tower_features(
-    split: str, data_dir: str | None, cache: Path, batch_size: int = 32
-) -> dict[str, np.ndarray]:
+def tower_features(split: str, data_dir: str | None, cache: Path, batch_size: int = 32) -> dict[str, np.ndarray]:
     """Compute a split's tower features, or read them from the cache if they are of the same data and towers."""
     rows = demo.load_captions(split, data_dir)
     towers = f"{demo.image_tower().name} {demo.sentence_tower().name}"
@@ -103,9 +101,7 @@ def train_heads(train: dict[str, np.ndarray], options: argparse.Namespace) -> He
     optimizer = torch.optim.AdamW(heads.parameters(), lr=options.lr, weight_decay=options.weight_decay)
     batches = max(len(images) // options.batch_size, 1)
     total = batches * options.epochs
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * step / total))
-    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * step / total)))
     generator = torch.Generator().manual_seed(options.seed)
     heads.train()
     bar = tqdm(range(options.epochs), desc="heads", unit="epoch")
@@ -119,9 +115,7 @@ def train_heads(train: dict[str, np.ndarray], options: argparse.Namespace) -> He
             same.fill_diagonal_(False)
             logits = logits.masked_fill(same, -torch.inf)
             target = torch.arange(len(rows))
-            loss = (
-                nn.functional.cross_entropy(logits, target) + nn.functional.cross_entropy(logits.T, target)
-            ) / 2
+            loss = (nn.functional.cross_entropy(logits, target) + nn.functional.cross_entropy(logits.T, target)) / 2
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -142,14 +136,10 @@ def evaluate_heads(heads: Heads, split: dict[str, np.ndarray]) -> dict[str, floa
     # rank of the best right answer among the wrong ones
     best = similar.masked_fill(~right, -2).amax(1, keepdim=True)
     ranks = ((similar > best) & ~right).sum(1)
-    generator = torch.Generator().manual_seed(0)
-    wins = []
-    for row in range(len(images)):  # one true caption against nine others
-        others = torch.nonzero(~right[row]).flatten()
-        picked = others[torch.randperm(len(others), generator=generator)[:9]]
-        wins.append(float((similar[row, row] > similar[row, picked]).all()))
+    # chance that the own caption beats nine others drawn at random, with replacement
+    beaten = ((similar < similar.diagonal()[:, None]) & ~right).sum(1) / (~right).sum(1)
     result = {f"R@{k}": (ranks < k).float().mean().item() for k in (1, 5, 10)}
-    result["choice_of_10"] = float(np.mean(wins))
+    result["choice_of_10"] = (beaten**9).mean().item()
     result["gap"] = (images.mean(0) - texts.mean(0)).norm().item()
     result["pair_cosine"] = (images * texts).sum(1).mean().item()
     result["image_mean_norm"] = images.mean(0).norm().item()
@@ -158,9 +148,7 @@ def evaluate_heads(heads: Heads, split: dict[str, np.ndarray]) -> dict[str, floa
 
 
 def parse_options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", help="folder with captions/ (default: the repository's demo_data)")
     parser.add_argument("--output", type=Path, default=demo.HEADS_FILE, help="safetensors file to write")
     parser.add_argument("--features-dir", type=Path, default=None, help="cache of tower features")
@@ -169,7 +157,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=512)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--weight-decay", type=float, default=0.05)
-    parser.add_argument("--dropout", type=float, default=0.3)
+    parser.add_argument("--dropout", type=float, default=0.4)
     parser.add_argument("--hidden-size", type=int, default=1024)
     parser.add_argument("--dim", type=int, default=256)
     parser.add_argument("--logit-scale", type=float, default=100.0)
@@ -179,9 +167,7 @@ def parse_options() -> argparse.Namespace:
 def main() -> None:
     options = parse_options()
     cache = options.features_dir or demo.cache_dir() / "features"
-    features = {
-        split: tower_features(split, options.data_dir, cache) for split in ("train", "validation", "test")
-    }
+    features = {split: tower_features(split, options.data_dir, cache) for split in ("train", "validation", "test")}
     heads = train_heads(features["train"], options)
     figures = {split: evaluate_heads(heads, features[split]) for split in ("validation", "test")}
     for split, values in figures.items():
@@ -208,6 +194,7 @@ def main() -> None:
     options.output.parent.mkdir(parents=True, exist_ok=True)
     partial = options.output.with_name(f".{options.output.name}.partial")
     save_file(state, partial, metadata=metadata)
+    partial.chmod(0o644)
     partial.replace(options.output)
     print(f"wrote {options.output} ({options.output.stat().st_size / 1e6:.1f} MB)")
 

@@ -1,6 +1,7 @@
 """Train a bridge without paired data (ReVision): stage 1 on text, stage 2 on chats about real embeddings.
 
-Needs `pip install "hf-modalbridge[train]"`. Tested with:
+Needs `pip install "hf-modalbridge[train]"`. Tested, with small stores and a small language model in place of those that
+the configuration names, as:
 
     accelerate launch --config_file recipes/accelerate/cpu1.yaml recipes/train_revision.py \
         --config recipes/configs/smoke.yaml --stage1.loop.max_steps 20

@@ -14,7 +14,6 @@ from hf_modalbridge.corrections.streams import BATCH_ROWS, Embeddings, RowStream
 from hf_modalbridge.fingerprint import describe_fingerprint, fingerprints_match
 from hf_modalbridge.functional.geometry import check_rows, normalize_rows
 from hf_modalbridge.functional.moments import Moments
-from hf_modalbridge.functional.realign import normalized_affine
 
 __all__ = ["Correction"]
 
@@ -153,10 +152,11 @@ class Correction(SavedCorrection):
         Raises:
             ValueError: If the width is wrong, or a row is not finite or zero.
         """
-        return self._transform(self._enter(source, "source embeddings")).to(source.dtype)
+        rows = self._enter(source, "source embeddings")
+        return self._transform(rows, _own_memory(rows, source)).to(source.dtype)
 
-    def _transform(self, source: Tensor) -> Tensor:
-        """Correct checked rows, float32 or float64."""
+    def _transform(self, source: Tensor, out: Tensor | None = None) -> Tensor:
+        """Correct checked rows, float32 or float64; `out` is memory for the result or None."""
         raise NotImplementedError
 
     def transform_target(self, target: Tensor) -> Tensor:
@@ -171,10 +171,11 @@ class Correction(SavedCorrection):
         Raises:
             ValueError: If the width is wrong, or a row is not finite or zero.
         """
-        return self._transform_target(self._enter(target, "target embeddings")).to(target.dtype)
+        rows = self._enter(target, "target embeddings")
+        return self._transform_target(rows, _own_memory(rows, target)).to(target.dtype)
 
-    def _transform_target(self, target: Tensor) -> Tensor:
-        return normalize_rows(target)
+    def _transform_target(self, target: Tensor, out: Tensor | None = None) -> Tensor:
+        return normalize_rows(target, out=out)
 
     def standardize(self, z: Tensor) -> Tensor:
         """Give a connector its input: (z - output_mean) * sqrt(dim / output_trace).
@@ -230,11 +231,6 @@ class Correction(SavedCorrection):
             check_rows(rows, what=what)
         return rows
 
-    def _affine(self, rows: Tensor, scale: Tensor | float, shift: Tensor) -> Tensor:
-        """Compute N(scale * N(row) + shift) with float64 statistics in the precision of the rows."""
-        scale = scale.to(rows.dtype) if isinstance(scale, Tensor) else scale
-        return normalized_affine(rows, scale, shift.to(rows.dtype))
-
     def _add_statistic(self, name: str, *shape: int) -> None:
         """Register a statistic. The explicit dtype is what keeps it under `from_pretrained(dtype=...)`."""
         self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
@@ -262,3 +258,11 @@ class Correction(SavedCorrection):
             return tensor.to(device)
 
         return super()._apply(keep, recurse)
+
+
+def _own_memory(rows: Tensor, given: Tensor) -> Tensor | None:
+    """Give the rows as memory for the result if they are a private copy that needs no gradient.
+
+    New memory for each intermediate result costs more than the arithmetic.
+    """
+    return rows if rows is not given and not rows.requires_grad else None

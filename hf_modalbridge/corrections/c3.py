@@ -12,6 +12,7 @@ from hf_modalbridge.corrections.statistics import affine_moments
 from hf_modalbridge.corrections.streams import RowStream
 from hf_modalbridge.functional.geometry import normalize_rows
 from hf_modalbridge.functional.moments import Moments
+from hf_modalbridge.functional.realign import normalized_affine
 
 __all__ = ["C3", "C3Shift"]
 
@@ -84,8 +85,8 @@ class C3(_Noisy):
     def _shift(self) -> Tensor:
         return -self.source_mean
 
-    def _transform_target(self, target: Tensor) -> Tensor:
-        return self._affine(target, 1.0, -self.target_mean)
+    def _transform_target(self, target: Tensor, out: Tensor | None = None) -> Tensor:
+        return normalized_affine(target, 1.0, -self.target_mean.to(target.dtype), out)
 
     def _output_moments(self, target: RowStream) -> Moments:
         return affine_moments(target, 1.0, -self.target_mean, "centred mean")

@@ -7,6 +7,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from hf_modalbridge.corrections.base import Correction
+from hf_modalbridge.functional.realign import normalized_affine
 
 __all__ = ["MeanShift"]
 
@@ -20,5 +21,5 @@ class MeanShift(Correction):
 
     correction_type: ClassVar[str] = "mean_shift"
 
-    def _transform(self, source: Tensor) -> Tensor:
-        return self._affine(source, 1.0, self.target_mean - self.source_mean)
+    def _transform(self, source: Tensor, out: Tensor | None = None) -> Tensor:
+        return normalized_affine(source, 1.0, (self.target_mean - self.source_mean).to(source.dtype), out)

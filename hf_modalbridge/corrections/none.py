@@ -17,5 +17,5 @@ class NoCorrection(Correction):
 
     correction_type: ClassVar[str] = "none"
 
-    def _transform(self, source: Tensor) -> Tensor:
-        return normalize_rows(source)
+    def _transform(self, source: Tensor, out: Tensor | None = None) -> Tensor:
+        return normalize_rows(source, out=out)

@@ -68,6 +68,6 @@ class ReAlign(Correction):
         """C = mu_x - s mu_y, in float64."""
         return self.target_mean - self.scale * self.source_mean
 
-    def _transform(self, source: Tensor) -> Tensor:
+    def _transform(self, source: Tensor, out: Tensor | None = None) -> Tensor:
         scale = self.scale.to(source.dtype)
-        return realign(source, self.source_mean, self.target_mean, scale, self.drift_mean)
+        return realign(source, self.source_mean, self.target_mean, scale, self.drift_mean, out)

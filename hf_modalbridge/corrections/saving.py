@@ -198,6 +198,11 @@ def fetch(path_or_repo: str | os.PathLike[str], name: str, revision: str | None 
                 f"{folder} holds no correction: it has no {name}. Save one there with save_pretrained."
             )
         return folder / name
+    if str(path_or_repo).count("/") != 1:  # no repo id, so there is no point in asking the Hub
+        raise FileNotFoundError(
+            f"there is no directory {str(path_or_repo)!r} here, and a repo on the Hub is named 'owner/name'. "
+            "Check the spelling."
+        )
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, HFValidationError, RepositoryNotFoundError
 

@@ -39,7 +39,7 @@ def image_tower() -> Path:
     """EfficientNet-Lite0 trained on ImageNet (Apache-2.0), without its classifier, for pictures of 160 px.
 
     Returns:
-        A folder for `AutoModel` and `AutoImageProcessor` (after `import hf_modalbridge`).
+        A folder for `AutoModel` and `AutoImageProcessor` (after `import hf_modalbridge.encoders`).
 
     Raises:
         FileNotFoundError: If the package with the weights cannot be fetched.
@@ -67,7 +67,7 @@ def dual_encoder(heads: str | Path | None = None) -> Path:
             that comes with this package.
 
     Returns:
-        A folder for `load_encoder`, `AutoModel` and `AutoProcessor` (after `import hf_modalbridge`).
+        A folder for `load_encoder`, `AutoModel` and `AutoProcessor` (after `import hf_modalbridge.encoders`).
 
     Raises:
         FileNotFoundError: If there are no heads, or a package with tower weights cannot be fetched.

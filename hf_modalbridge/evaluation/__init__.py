@@ -1,13 +1,15 @@
-"""Evaluation: likelihood of captions and n-way caption choice."""
+"""Evaluation: the modality gap, likelihood of captions and n-way caption choice."""
 
 from __future__ import annotations
 
 from .caption_nll import caption_nll, evaluate_captions
+from .gap_report import GapReport
 from .n_way_choice import bootstrap_interval, choice_credit, draw_candidates
 from .scoring import CaptionScorer
 
 __all__ = [
     "CaptionScorer",
+    "GapReport",
     "bootstrap_interval",
     "caption_nll",
     "choice_credit",

@@ -13,18 +13,19 @@ _MIN_NORM = 1e-10
 _LISTED = 5
 
 
-def normalize_rows(x: Tensor, eps: float = _MIN_NORM) -> Tensor:
+def normalize_rows(x: Tensor, eps: float = _MIN_NORM, out: Tensor | None = None) -> Tensor:
     """Scale each row to unit length, N(v) = v / ||v||.
 
     Args:
         x: Floating point tensor `(..., dim)`.
         eps: Rows shorter than this are divided by it, so that a zero row stays zero (`check_rows` finds
             those).
+        out: Memory for the result, which may be `x` itself; not where gradients are wanted.
 
     Returns:
         Tensor of the shape and dtype of `x`.
     """
-    return x / torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(eps)
+    return torch.div(x, torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(eps), out=out)
 
 
 def check_rows(x: Tensor, ids: Sequence[object] | None = None, what: str = "embeddings") -> None:

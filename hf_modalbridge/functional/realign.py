@@ -45,37 +45,44 @@ def realign_scale(source_trace: float, target_trace: float, eps: float = SCALE_E
     return (target_trace / (source_trace + eps)) ** 0.5
 
 
-def unit_affine(rows: Tensor, scale: Tensor | float, shift: Tensor) -> Tensor:
+def unit_affine(rows: Tensor, scale: Tensor | float, shift: Tensor, out: Tensor | None = None) -> Tensor:
     """Compute scale * N(row) + shift.
 
     Args:
         rows: `(n, dim)`.
         scale: Scalar.
         shift: `(dim,)` in the dtype of `rows`.
+        out: Memory for the result, which may be `rows` itself; not where gradients are wanted.
 
     Returns:
         `(n, dim)`, not normalised.
     """
     lengths = torch.linalg.vector_norm(rows, dim=-1, keepdim=True).clamp_min(1e-10)  # (n, 1)
-    return torch.addcmul(shift, rows, scale / lengths)  # one pass over the rows
+    return torch.addcmul(shift, rows, scale / lengths, out=out)  # one pass over the rows
 
 
-def normalized_affine(rows: Tensor, scale: Tensor | float, shift: Tensor) -> Tensor:
+def normalized_affine(rows: Tensor, scale: Tensor | float, shift: Tensor, out: Tensor | None = None) -> Tensor:
     """Compute N(scale * N(row) + shift), the form of every closed-form correction.
 
     Args:
         rows: `(n, dim)`.
         scale: Scalar.
         shift: `(dim,)` in the dtype of `rows`.
+        out: Memory for the result, which may be `rows` itself; not where gradients are wanted.
 
     Returns:
         Unit rows `(n, dim)` in the dtype of `rows`.
     """
-    return normalize_rows(unit_affine(rows, scale, shift))
+    return normalize_rows(unit_affine(rows, scale, shift, out), out=out)
 
 
 def realign(
-    source: Tensor, source_mean: Tensor, target_mean: Tensor, scale: Tensor | float, drift_mean: Tensor
+    source: Tensor,
+    source_mean: Tensor,
+    target_mean: Tensor,
+    scale: Tensor | float,
+    drift_mean: Tensor,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Apply ReAlign with given statistics (arXiv 2602.07026, section 4, steps 1 to 3).
 
@@ -85,12 +92,13 @@ def realign(
         target_mean: mu_x `(dim,)`.
         scale: s.
         drift_mean: mu' `(dim,)`, the mean of e' over the rows of the fit.
+        out: Memory for the result, which may be `source` itself; not where gradients are wanted.
 
     Returns:
         y^ `(n, dim)` in the dtype of `source`: unit rows on the target's side.
     """
-    anchored = unit_affine(source, scale, (target_mean - scale * source_mean).to(source.dtype))  # e2
-    return normalized_affine(anchored, 1.0, (target_mean - drift_mean).to(source.dtype))  # N(e' - mu' + mu_x)
+    anchored = unit_affine(source, scale, (target_mean - scale * source_mean).to(source.dtype), out)  # e2
+    return normalized_affine(anchored, 1.0, (target_mean - drift_mean).to(source.dtype), out)  # N(e' - mu' + mu_x)
 
 
 def unit_rows_sum(rows: Tensor) -> Tensor:

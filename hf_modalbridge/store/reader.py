@@ -300,7 +300,7 @@ class EmbeddingStore:
                         file.seek(self._offsets[owner] + (start + filled - int(self._starts[owner])) * row_bytes)
                     assert file is not None
                     take = min(count - filled, int(self._starts[owner + 1]) - start - filled)
-                    view = memoryview(buffer[filled : filled + take]).cast("B")
+                    view = buffer[filled : filled + take].data.cast("B")
                     while len(view):
                         read = file.readinto(view)
                         if not read:

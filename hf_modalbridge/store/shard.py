@@ -46,7 +46,7 @@ class ShardFile:
         Args:
             rows: C-contiguous `(n, dim)` in the shard's dtype.
         """
-        self._write(memoryview(rows).cast("B"))
+        self._write(rows.data.cast("B"))
 
     def close(self, rows: int) -> str:
         """Finish the file.

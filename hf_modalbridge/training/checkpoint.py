@@ -188,7 +188,7 @@ def _short(values: dict[str, Any], key: str) -> str:
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    if isinstance(value, dict) and value:
+    if isinstance(value, dict) and (value or not prefix):
         return {
             k: v
             for key, item in value.items()

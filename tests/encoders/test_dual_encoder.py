@@ -64,8 +64,10 @@ def test_head_is_the_formula(dual_encoder):
     pixels = torch.randn(4, 3, 32, 32)
     features = model.vision_model(pixels).pooler_output
     head = model.image_head
-    hidden = torch.nn.functional.gelu((features - head.mean) / head.std @ head.fc1.weight.T + head.fc1.bias)
-    torch.testing.assert_close(model.get_image_features(pixels), hidden @ head.fc2.weight.T + head.fc2.bias)
+    x = (features - head.mean) / head.std
+    hidden = torch.nn.functional.gelu(x @ head.fc1.weight.T + head.fc1.bias)
+    want = hidden @ head.fc2.weight.T + head.fc2.bias + x @ head.skip.weight.T
+    torch.testing.assert_close(model.get_image_features(pixels), want)
 
 
 @torch.no_grad()
