@@ -98,9 +98,7 @@ def register() -> None:
     """Register all parts: now where transformers' tables are loaded, else when they are."""
     loaded = [name for name in _STEPS if name in sys.modules]
     # first, because the steps themselves may load the remaining tables
-    if len(loaded) < len(_STEPS) and not any(
-        isinstance(finder, _RegisterAfterImport) for finder in sys.meta_path
-    ):
+    if len(loaded) < len(_STEPS) and not any(isinstance(finder, _RegisterAfterImport) for finder in sys.meta_path):
         sys.meta_path.insert(0, _RegisterAfterImport())
     for name in loaded:
         _STEPS[name]()

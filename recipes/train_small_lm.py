@@ -1,16 +1,22 @@
-"""Train the small causal language model of the many-seed study, on captions and WordNet glosses alone.
+"""Train the small causal language model of the many-seed study, on captions and WordNet nouns alone.
 
     python recipes/train_small_lm.py --output runs/small-lm
 
 A Llama of two layers and width 192 with its own byte-level BPE of 4,096 tokens, 1.7 M parameters: small enough that
-a connector is trained against it in a minute or two on one core, so that a comparison can afford five seeds a row. It
-has read the captions of the train split and glosses, never an image. About six minutes on one idle core.
+a connector is trained against it in a minute on one core, so that a comparison can afford five seeds a row. It reads
+the captions of the train split and WordNet's nouns, never an image or an embedding of one.
+
+It is trained to write a text after notes about it: two to six vectors in front of the text, each the mean embedding of
+some of the text's own tokens, with noise; or nothing but the mean of the vocabulary. A language model as small as this
+one that has only read plain text pays no heed to what a connector puts before the prompt: trained as long, connectors
+against it could tell a caption's own text from nine others in 45 % of cases only, and in 74 % against this one.
 """
 
 from __future__ import annotations
 
 import argparse
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -26,8 +32,8 @@ SPECIAL_TOKENS = ["<unk>", "<s>", "</s>", "<pad>"]
 
 
 def training_texts() -> list[str]:
-    """Return the texts: glosses, and the train captions four times, so that their style is known well."""
-    return [gloss.text for gloss in demo.wordnet_glosses(max_words=8)] + demo.load_captions("train").captions * 4
+    """Return the texts: WordNet's nouns in the style of captions, and the train captions four times."""
+    return [gloss.caption for gloss in demo.wordnet_glosses()] + demo.load_captions("train").captions * 4
 
 
 def train_tokenizer(texts: list[str], vocab_size: int) -> PreTrainedTokenizerFast:
@@ -56,7 +62,29 @@ def train_tokenizer(texts: list[str], vocab_size: int) -> PreTrainedTokenizerFas
     )
 
 
-def batches(lengths: list[int], batch_size: int, steps: int, seed: int):
+def notes(table: torch.Tensor, ids: torch.Tensor, content: torch.Tensor, rng: random.Random) -> torch.Tensor:
+    """Make the vectors that stand before each text.
+
+    Args:
+        table: Token embeddings `(vocabulary, hidden)`.
+        ids: Texts `(batch, length)`.
+        content: Which of them are tokens of the text, not its end or padding `(batch, length)`.
+        rng: Draws how many vectors, how much of the text is in them, and the noise's size.
+
+    Returns:
+        `(batch, vectors, hidden)`.
+    """
+    vectors, share, noise = rng.randint(2, 6), rng.choice([0.3, 0.6, 1.0]), rng.choice([0.0, 0.3, 0.6])
+    whole = content[:, None].float().expand(-1, vectors, -1)  # (batch, vectors, length)
+    kept = (torch.rand_like(whole) < share) * whole
+    kept = torch.where(kept.sum(-1, keepdim=True) > 0, kept, whole)
+    means = (kept / kept.sum(-1, keepdim=True)) @ table[ids]  # (batch, vectors, hidden)
+    means = means + noise * table.detach().std() * torch.randn_like(means)
+    empty = torch.rand(len(ids), 1, 1) < 0.15  # texts without notes, so that captions are also known by themselves
+    return torch.where(empty, table.mean(0).expand_as(means), means)
+
+
+def batches(lengths: list[int], batch_size: int, steps: int, seed: int) -> Iterator[list[int]]:
     """Yield row numbers of batches whose rows have similar lengths.
 
     Args:
@@ -100,7 +128,7 @@ def build(output: Path, epochs: int = 4, seed: int = 0) -> Path:
     texts = training_texts()
     tokenizer = train_tokenizer(texts, vocab_size=4096)
     bos, eos, pad = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
-    rows = [[bos, *ids[:MAX_TOKENS], eos] for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+    rows = [[*ids[:MAX_TOKENS], eos] for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
     config = LlamaConfig(
         vocab_size=4096,
         hidden_size=192,
@@ -121,15 +149,18 @@ def build(output: Path, epochs: int = 4, seed: int = 0) -> Path:
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.05, betas=(0.9, 0.95))
     scheduler = get_scheduler("cosine", optimizer, 200, steps)
     progress = tqdm(batches([len(r) for r in rows], batch_size, steps, seed), total=steps, desc="small language model")
-    average = None
+    average, rng = None, random.Random(seed)
     for batch in progress:
         length = max(len(rows[i]) for i in batch)
         ids = torch.tensor([rows[i] + [pad] * (length - len(rows[i])) for i in batch])  # (batch, length)
+        supervised = ids != pad
         with torch.autocast("cpu", torch.bfloat16):
-            hidden = model.model(ids, attention_mask=ids != pad).last_hidden_state[:, :-1]
-            supervised = ids[:, 1:] != pad
-            logits = model.lm_head(hidden[supervised])  # (supervised tokens, vocabulary)
-        loss = F.cross_entropy(logits.float(), ids[:, 1:][supervised])
+            table = model.get_input_embeddings().weight
+            before = notes(table, ids, supervised & (ids != eos), rng)
+            mask = torch.cat([supervised.new_ones(before.shape[:2]), supervised], dim=1)
+            hidden = model.model(inputs_embeds=torch.cat([before, table[ids]], dim=1), attention_mask=mask)
+            logits = model.lm_head(hidden.last_hidden_state[:, before.shape[1] - 1 : -1][supervised])
+        loss = F.cross_entropy(logits.float(), ids[supervised])
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

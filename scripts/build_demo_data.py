@@ -94,9 +94,7 @@ class Groups:
 
 def thumbnail_distances(pictures: list[Image.Image], block: int = 512) -> list[tuple[int, int, float]]:
     """Pairs (i, j, distance) of pictures whose thumbnails differ by less than `SAME_DRAWING`."""
-    thumbs = np.stack(
-        [np.asarray(p.resize((24, 24), Image.Resampling.BOX), np.float32).ravel() for p in pictures]
-    )
+    thumbs = np.stack([np.asarray(p.resize((24, 24), Image.Resampling.BOX), np.float32).ravel() for p in pictures])
     square = (thumbs**2).sum(axis=1)
     pairs = []
     for start in range(0, len(thumbs), block):
@@ -124,9 +122,7 @@ def collect(packages: dict[str, Path], overrides: dict[str, str]) -> list[dict]:
         caption = make_caption(item, overrides, keywords)
         if caption is None:
             if item.source == "sweethome3d":
-                raise ValueError(
-                    f"{item.id}: no caption from {item.title!r}; add a line to demo_captions.tsv."
-                )
+                raise ValueError(f"{item.id}: no caption from {item.title!r}; add a line to demo_captions.tsv.")
             continue
         count[caption] += 1
         if item.source != "sweethome3d" and count[caption] > MAX_PER_CAPTION:
@@ -178,9 +174,7 @@ def cloud(item: Item) -> np.ndarray:
     low, high = used.min(axis=0), used.max(axis=0)
     # Meshes come in arbitrary units; the catalogue states width (x), depth (z) and height (y) in cm.
     width, depth, height = item.size_cm  # type: ignore[misc]
-    scale = np.where(
-        high - low > 1e-9, np.asarray([width, height, depth]) / np.maximum(high - low, 1e-9), 1.0
-    )
+    scale = np.where(high - low > 1e-9, np.asarray([width, height, depth]) / np.maximum(high - low, 1e-9), 1.0)
     mesh = trimesh.Trimesh((corners - (low + high) / 2) * scale, mesh.faces, process=False)
     points, _ = trimesh.sample.sample_surface(mesh, POINTS, seed=SEED)
     points = np.asarray(points, np.float64)
@@ -268,9 +262,7 @@ def write_parts(table: pa.Table, folder: Path, split: str, limit: int = 4_000_00
 
 def main() -> None:
     """Run the build."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--packages", type=Path, required=True, help="folder with, or for, the package files")
     parser.add_argument("--out", type=Path, default=Path("demo_data"), help="where the data set is written")
     parser.add_argument("--no-download", action="store_true", help="fail where a package is missing")

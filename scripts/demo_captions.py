@@ -120,9 +120,7 @@ def _phrase(text: str) -> str:
     text = re.sub(r" - (body part|rpg map elements|clothing)\b", " ", text, flags=re.I)
     text = re.sub(r"\.svg\b", " ", text)
     text = re.sub(r"(?<=[a-z])(?=[A-Z][a-z])", " ", text)
-    text = re.sub(
-        r"[_\-/#.!?\"()\[\]{}+*=~|<>;]+", " ", text.replace("&", " and ").replace(",", " ").replace(":", " ")
-    )
+    text = re.sub(r"[_\-/#.!?\"()\[\]{}+*=~|<>;]+", " ", text.replace("&", " and ").replace(",", " ").replace(":", " "))
     words = [re.sub(r"(?<=[a-z]{3})\d+[a-z]?$", "", word) for word in text.lower().split()]
     words = [word.strip("'`") for word in words]
     words = [word for word in words if word and word not in _FILLER]
@@ -149,9 +147,7 @@ def _file_phrase(item: Item) -> str:
         if rest and names and rest[0] and names[0].startswith(rest[0].rstrip(".")) or rest[:1] == names[:1]:
             words = words[:place]
             break
-    return _phrase(
-        re.sub(r"symbol \dm bwh|^(contour|aiga|etiquette|bb|w|svg|sm) |\bgnome fs\b", "", " ".join(words))
-    )
+    return _phrase(re.sub(r"symbol \dm bwh|^(contour|aiga|etiquette|bb|w|svg|sm) |\bgnome fs\b", "", " ".join(words)))
 
 
 def clean_keywords(item: Item) -> list[str]:
@@ -180,12 +176,8 @@ def make_caption(item: Item, overrides: dict[str, str], keywords: list[str]) -> 
         if _EMOJI_SKIP.search(kind) or re.search(r"facing right", item.title, re.I):
             return None
         title = item.title
-        if re.match(r"(black|white) ", title, re.I) and not re.search(
-            r"black|white", " ".join(item.keywords)
-        ):
-            title = title.split(" ", 1)[
-                1
-            ]  # Unicode's "black" and "white" mean filled and outlined, not colours
+        if re.match(r"(black|white) ", title, re.I) and not re.search(r"black|white", " ".join(item.keywords)):
+            title = title.split(" ", 1)[1]  # Unicode's "black" and "white" mean filled and outlined, not colours
         phrase = _phrase(title)
         extra = [_EMOJI_KIND.get(kind, "")]
     elif item.source == "sweethome3d":
@@ -205,9 +197,7 @@ def make_caption(item: Item, overrides: dict[str, str], keywords: list[str]) -> 
         folder = item.category.split("/")
         if folder[:3] == ["recreation", "games", "cards"]:
             card = re.search(r"/simple_([cdhs])_(\w+)$", item.id)
-            phrase = (
-                f"{_RANKS[card[2]]} of {_SUITS[card[1]]} playing card" if card else f"{phrase} playing card"
-            )
+            phrase = f"{_RANKS[card[2]]} of {_SUITS[card[1]]} playing card" if card else f"{phrase} playing card"
         elif folder[:2] == ["signs_and_symbols", "flags"] and phrase and "flag" not in phrase:
             phrase = f"flag of {phrase}"
         extra = [*(_FOLDERS.get(name, "") for name in reversed(folder)), *keywords]
@@ -217,9 +207,7 @@ def make_caption(item: Item, overrides: dict[str, str], keywords: list[str]) -> 
     if len(re.sub(r"[^a-z]", "", head)) < 3:
         return None
     if len(head.split()) == 1:
-        more = next(
-            (word for word in extra if word and word not in head and head.rstrip("s") not in word), ""
-        )
+        more = next((word for word in extra if word and word not in head and head.rstrip("s") not in word), "")
         head = f"{head}, {more}" if more else head
     phrase = head + comma + tail
     return phrase if 2 <= len(phrase.split()) <= 10 else None

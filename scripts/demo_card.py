@@ -213,9 +213,7 @@ def write_card(folder: Path) -> None:
             cells = " | ".join(f"{number:,}" for number in [*numbers, sum(numbers)])
             lines.append(f"| {config} | {source} | {licence} | {cells} |")
         totals = [sum(row["split"] == split for row in rows) for split in SPLITS]
-        lines.append(
-            f"| **{config}** | | | " + " | ".join(f"**{n:,}**" for n in [*totals, sum(totals)]) + " |"
-        )
+        lines.append(f"| **{config}** | | | " + " | ".join(f"**{n:,}**" for n in [*totals, sum(totals)]) + " |")
     captions = Counter(row["caption"] for row in tables["captions"])
     front = FRONT.format(configs="\n".join(configs))
     body = BODY.format(

@@ -106,9 +106,7 @@ def fetch_package(name: str, folder: Path, *, download: bool = True) -> Path:
         subprocess.run(package.command, cwd=folder, check=True)
         found = sorted(folder.glob(package.pattern))
     if not found:
-        raise FileNotFoundError(
-            f"{folder} has no {package.pattern}: run `{' '.join(package.command)}` there."
-        )
+        raise FileNotFoundError(f"{folder} has no {package.pattern}: run `{' '.join(package.command)}` there.")
     digests = {}
     for path in found:
         with path.open("rb") as file:
@@ -258,12 +256,9 @@ _CATALOGUES = {
 
 
 def _properties(body: bytes) -> dict[str, str]:
-    lines = [
-        line.split("=", 1) for line in body.decode("latin1").splitlines() if "=" in line and line[:1] != "#"
-    ]
+    lines = [line.split("=", 1) for line in body.decode("latin1").splitlines() if "=" in line and line[:1] != "#"]
     return {
-        key.strip(): re.sub(r"\\u([0-9a-fA-F]{4})", lambda m: chr(int(m[1], 16)), value.strip())
-        for key, value in lines
+        key.strip(): re.sub(r"\\u([0-9a-fA-F]{4})", lambda m: chr(int(m[1], 16)), value.strip()) for key, value in lines
     }
 
 
@@ -277,9 +272,7 @@ def furniture(deb: Path) -> Iterator[Item]:
         Items in catalogue order; `mesh` holds the open catalogue and the member's name.
     """
     catalogues = {
-        Path(member.name).stem: body
-        for member, body in _deb_members(deb)
-        if member.name.endswith(".sh3f") and body
+        Path(member.name).stem: body for member, body in _deb_members(deb) if member.name.endswith(".sh3f") and body
     }
     for catalogue, (licence, licensor) in _CATALOGUES.items():
         archive = zipfile.ZipFile(io.BytesIO(catalogues[catalogue]))

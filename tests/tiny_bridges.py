@@ -67,9 +67,7 @@ def make_lm(name: str = "llama", vocab_size: int | None = None, seed: int = 0, *
         "pad_token_id": 2,
     }
     if name == "gpt2":
-        config = GPT2Config(
-            n_embd=32, n_layer=2, n_head=4, n_positions=256, initializer_range=0.3, **ids, **kwargs
-        )
+        config = GPT2Config(n_embd=32, n_layer=2, n_head=4, n_positions=256, initializer_range=0.3, **ids, **kwargs)
         return GPT2LMHeadModel(config).eval()
     if name == "gemma2":
         config = Gemma2Config(**SHAPE, head_dim=8, final_logit_softcapping=3.0, **ids, **kwargs)

@@ -59,7 +59,7 @@ def apply_correction(
         total_rows=len(store),
     )
     change = correction if side == "source" else correction.transform_target
-    block = cache_rows(store.dim, 16)
+    block = cache_rows(store.dim, 6)
 
     def work(batch: tuple[np.ndarray, np.ndarray]) -> tuple[int, torch.Tensor]:
         rows = torch.from_numpy(batch[1])

@@ -12,7 +12,7 @@ from hf_modalbridge.corrections.statistics import affine_moments
 from hf_modalbridge.corrections.streams import RowStream
 from hf_modalbridge.functional.geometry import normalize_rows
 from hf_modalbridge.functional.moments import Moments
-from hf_modalbridge.functional.realign import normalized_affine
+from hf_modalbridge.functional.realign import normalized_affine, unit_affine
 
 __all__ = ["C3", "C3Shift"]
 
@@ -47,12 +47,15 @@ class _Noisy(Correction):
         Raises:
             ValueError: If the width is wrong, or a row is not finite or zero.
         """
-        rows = normalize_rows(self._enter(source, "source embeddings"))
-        moved = rows + self._shift().to(rows.dtype)
-        if (self.training if noise is None else noise) and self.noise_norm:
-            draw = torch.randn(moved.shape, generator=generator, device=moved.device, dtype=moved.dtype)
-            moved = moved + self.noise_sigma * draw
+        if not (self.training if noise is None else noise) or not self.noise_norm:
+            return super().forward(source)
+        rows = self._enter(source, "source embeddings")
+        draw = torch.randn(rows.shape, generator=generator, device=rows.device, dtype=rows.dtype)
+        moved = unit_affine(rows, 1.0, self._shift().to(rows.dtype)) + self.noise_sigma * draw
         return normalize_rows(moved).to(source.dtype)
+
+    def _transform(self, source: Tensor, out: Tensor | None = None) -> Tensor:
+        return normalized_affine(source, 1.0, self._shift().to(source.dtype), out)
 
     def _shift(self) -> Tensor:
         raise NotImplementedError

@@ -69,9 +69,7 @@ def check_untouched(model: Any) -> None:
     config = model.config
     body = getattr(model, "model", model)
     parts = [("the language model", body.language_model, config.language_model_source)]
-    parts += [
-        (f"the encoder of {n!r}", e, config.modalities[n].encoder_source) for n, e in body.encoders.items()
-    ]
+    parts += [(f"the encoder of {n!r}", e, config.modalities[n].encoder_source) for n, e in body.encoders.items()]
     for what, module, source in parts:
         if not source or not source.get("id"):
             raise ValueError(
@@ -153,9 +151,7 @@ def _load_bridge_tensors(model: Any, path: Any, hub: dict[str, Any]) -> None:
     """Read connectors and corrections from the files that the index names."""
     from .saving import bridge_keys, check_report
 
-    weight_map = json.loads(Path(cached_file(path, SAFE_WEIGHTS_INDEX_NAME, **hub)).read_text("utf-8"))[
-        "weight_map"
-    ]
+    weight_map = json.loads(Path(cached_file(path, SAFE_WEIGHTS_INDEX_NAME, **hub)).read_text("utf-8"))["weight_map"]
     tensors = {}
     for name in sorted(set(weight_map.values())):
         tensors.update(load_file(cached_file(path, name, **hub)))

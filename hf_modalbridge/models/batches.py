@@ -25,8 +25,7 @@ class ModalBridgeBatch(BatchFeature):
             device = kwargs.get("device", next((a for a in args if not isinstance(a, torch.dtype)), None))
             self.data["modality_inputs"] = {
                 name: {
-                    k: v.to(device) if isinstance(v, Tensor) and device is not None else v
-                    for k, v in values.items()
+                    k: v.to(device) if isinstance(v, Tensor) and device is not None else v for k, v in values.items()
                 }
                 for name, values in nested.items()
             }

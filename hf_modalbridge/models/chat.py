@@ -57,9 +57,7 @@ def flatten_chat(conversation: Sequence[Mapping[str, Any]], placeholders: Mappin
     return flat
 
 
-def _flatten_item(
-    item: Mapping[str, Any], placeholders: Mapping[str, str], flat: FlatChat, number: int
-) -> str:
+def _flatten_item(item: Mapping[str, Any], placeholders: Mapping[str, str], flat: FlatChat, number: int) -> str:
     kind = item.get("type")
     if kind == "text":
         return _checked(item["text"], placeholders, number)
@@ -118,9 +116,7 @@ def answer_spans(
             continue
         before, after = render(messages[:i], True), render(messages[: i + 1], False)
         if not after.startswith(before) or not full.startswith(after):
-            other, where = (
-                (after, "message") if not after.startswith(before) else (full, "whole conversation")
-            )
+            other, where = (after, "message") if not after.startswith(before) else (full, "whole conversation")
             start = after if where == "whole conversation" else before
             at = next((k for k, (a, b) in enumerate(zip(start, other, strict=False)) if a != b), len(other))
             raise ValueError(

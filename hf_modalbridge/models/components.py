@@ -61,12 +61,8 @@ def build(
         tokenizer = AutoTokenizer.from_pretrained(tokenizer)
     source = describe_source(language_model, language_model_source)  # before the vocabulary grows
     configs = {name: _modality_config(name, parts, tokenizer) for name, parts in modalities.items()}
-    fit_vocabulary(
-        language_model, max([len(tokenizer), *(c.placeholder_token_id + 1 for c in configs.values())])
-    )
-    attention = (
-        language_model.config._attn_implementation
-    )  # which a new outer config would reset in its parts
+    fit_vocabulary(language_model, max([len(tokenizer), *(c.placeholder_token_id + 1 for c in configs.values())]))
+    attention = language_model.config._attn_implementation  # which a new outer config would reset in its parts
     config = ModalBridgeConfig(
         text_config=language_model.config,
         modalities=configs,
@@ -75,9 +71,7 @@ def build(
         dtype=language_model.dtype,
         attn_implementation=attention,
     )
-    encoders = {
-        name: parts["encoder"] for name, parts in modalities.items() if parts.get("encoder") is not None
-    }
+    encoders = {name: parts["encoder"] for name, parts in modalities.items() if parts.get("encoder") is not None}
     model = cls(config, language_model=language_model, encoders=encoders)
     table = language_model.get_input_embeddings().weight
     for offset, (name, parts) in enumerate(modalities.items()):
@@ -88,9 +82,7 @@ def build(
     model.model.corrections.to(table.device)
     model.model.encoders.to(table.device)
     model.generation_config = _generation_config(language_model, tokenizer, config)
-    processors = {
-        n: p["encoder_processor"] for n, p in modalities.items() if p.get("encoder_processor") is not None
-    }
+    processors = {n: p["encoder_processor"] for n, p in modalities.items() if p.get("encoder_processor") is not None}
     return model.eval(), ModalBridgeProcessor(tokenizer, modalities_of(config), encoder_processors=processors)
 
 
@@ -112,9 +104,7 @@ def _modality_config(name: str, parts: Mapping[str, Any], tokenizer: Any) -> Mod
     fields = {key: value for key, value in parts.items() if key not in _PARTS}
     known = {f.name for f in dataclasses.fields(ModalityConfig)}
     encoder, correction = parts.get("encoder"), parts.get("correction")
-    if (
-        fields.keys() <= known
-    ):  # an unknown key is named by ModalityConfig.from_dict, before the tokenizer is changed
+    if fields.keys() <= known:  # an unknown key is named by ModalityConfig.from_dict, before the tokenizer is changed
         fields.setdefault("placeholder_token", f"<|{name}|>")
         if encoder is not None:
             fields.setdefault("encoder_config", encoder.config.to_dict())
@@ -161,9 +151,7 @@ def _check_encoder(name: str, encoder: Any, processor: Any, correction: Any, con
 def _generation_config(language_model: Any, tokenizer: Any, config: ModalBridgeConfig) -> Any:
     """Take the language model's own generation settings and forbid the placeholders."""
     generation = copy.deepcopy(language_model.generation_config)
-    generation.suppress_tokens = (
-        sorted({*(generation.suppress_tokens or []), *config.placeholder_token_ids}) or None
-    )
+    generation.suppress_tokens = sorted({*(generation.suppress_tokens or []), *config.placeholder_token_ids}) or None
     if generation.eos_token_id is None:
         generation.eos_token_id = tokenizer.eos_token_id
     if generation.pad_token_id is None:

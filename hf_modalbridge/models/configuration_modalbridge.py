@@ -158,16 +158,10 @@ class ModalBridgeConfig(PreTrainedConfig):
         generation = GenerationConfig._get_default_generation_params()
         known = [f.name for f in dataclasses.fields(type(self))]
         unknown = [
-            key
-            for key in kwargs
-            if not key.startswith("_") and key not in _TRANSFORMERS_KEYS and key not in generation
+            key for key in kwargs if not key.startswith("_") and key not in _TRANSFORMERS_KEYS and key not in generation
         ]
         if unknown:
-            own = [
-                f.name
-                for f in dataclasses.fields(ModalBridgeConfig)
-                if f.name in ModalBridgeConfig.__annotations__
-            ]
+            own = [f.name for f in dataclasses.fields(ModalBridgeConfig) if f.name in ModalBridgeConfig.__annotations__]
             raise ValueError(_unknown_keys_message("ModalBridgeConfig", unknown, own or known))
         super().__post_init__(**kwargs)
         self.tie_word_embeddings = bool(getattr(self.text_config, "tie_word_embeddings", False))
@@ -207,9 +201,7 @@ class ModalBridgeConfig(PreTrainedConfig):
             KeyError: If the model has no modality of that name; the existing ones are listed.
         """
         if name not in self.modalities:
-            raise KeyError(
-                f"this model has no modality {name!r}; it has {', '.join(self.modalities) or 'none'}."
-            )
+            raise KeyError(f"this model has no modality {name!r}; it has {', '.join(self.modalities) or 'none'}.")
         return self.modalities[name]
 
     @classmethod

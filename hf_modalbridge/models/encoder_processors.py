@@ -23,9 +23,7 @@ def save_encoder_processors(directory: Path, processors: Mapping[str, Any]) -> N
         processor.save_pretrained(str(directory / ENCODER_PROCESSORS / name))
 
 
-def load_encoder_processors(
-    source: Any, modalities: Mapping[str, dict[str, Any]], **kwargs: Any
-) -> dict[str, Any]:
+def load_encoder_processors(source: Any, modalities: Mapping[str, dict[str, Any]], **kwargs: Any) -> dict[str, Any]:
     """Load those that `modalities` says were saved.
 
     Args:
@@ -70,9 +68,9 @@ def _load(source: str, folder: str, wanted: str, kwargs: Mapping[str, Any]) -> A
             problems.append(f"{loader.__name__}: {str(error).splitlines()[0] if str(error) else error!r}")
             continue
         # transformers picks between backends of one image processor: CLIPImageProcessor, ...Pil, ...Fast
-        if type(processor).__name__.removesuffix("Pil").removesuffix("Fast") == wanted.removesuffix(
-            "Pil"
-        ).removesuffix("Fast"):
+        if type(processor).__name__.removesuffix("Pil").removesuffix("Fast") == wanted.removesuffix("Pil").removesuffix(
+            "Fast"
+        ):
             return processor
         problems.append(f"{loader.__name__} gave {type(processor).__name__}")
     raise ValueError(

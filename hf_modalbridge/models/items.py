@@ -101,8 +101,7 @@ class ItemArguments:
                         self.items.setdefault(name, {}).setdefault(route, [])
                         if not isinstance(self.items[name][route], list):
                             raise ValueError(
-                                f"items of modality {name!r} are given both in the chats and beside them; "
-                                "choose one."
+                                f"items of modality {name!r} are given both in the chats and beside them; choose one."
                             )
                         self.items[name][route].append(value)
         for name in {name for chat in chats for name in chat.items}:
@@ -117,8 +116,7 @@ class ItemArguments:
         for name in self.items:
             if not any(name in chat.items for chat in chats):
                 raise ValueError(
-                    f"{self.count(name)} item(s) of {name!r} were given, but the chats have 0 such content "
-                    "items."
+                    f"{self.count(name)} item(s) of {name!r} were given, but the chats have 0 such content items."
                 )
 
     def count(self, modality: str) -> int:

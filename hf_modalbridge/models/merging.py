@@ -11,9 +11,7 @@ from torch import Tensor
 __all__ = ["check_no_placeholders", "count_items", "merge_features", "repeat_items"]
 
 
-def merge_features(
-    inputs_embeds: Tensor, input_ids: Tensor, features: Tensor, token_id: int, name: str
-) -> Tensor:
+def merge_features(inputs_embeds: Tensor, input_ids: Tensor, features: Tensor, token_id: int, name: str) -> Tensor:
     """Put the tokens of a modality's items where its placeholders stand, in reading order.
 
     Args:
@@ -89,8 +87,6 @@ def repeat_items(inputs: Mapping[str, Any], counts: list[int], times: int) -> di
         index += list(range(start, start + count)) * times
         start += count
     return {
-        key: value[torch.tensor(index, dtype=torch.long, device=value.device)]
-        if isinstance(value, Tensor)
-        else value
+        key: value[torch.tensor(index, dtype=torch.long, device=value.device)] if isinstance(value, Tensor) else value
         for key, value in inputs.items()
     }

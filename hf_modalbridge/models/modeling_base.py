@@ -269,12 +269,7 @@ class ModalBridgeModel(ModalBridgePreTrainedModel):
                 "modality_inputs)."
             )
         accepted = inspect.signature(self.language_model.forward).parameters
-        if (
-            position_ids is None
-            and past_key_values is None
-            and attention_mask is not None
-            and attention_mask.ndim == 2
-        ):
+        if position_ids is None and past_key_values is None and attention_mask is not None and attention_mask.ndim == 2:
             position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)  # padding shifts no position
         if position_ids is not None and "position_ids" in accepted:
             kwargs["position_ids"] = position_ids
@@ -319,9 +314,7 @@ class ModalBridgeModel(ModalBridgePreTrainedModel):
 
 def _input_kind(modality: str, inputs: Mapping[str, Any]) -> str:
     """Tell which of the routes the inputs take, and refuse a mixture."""
-    kinds = {
-        "embeds" if k == "embeds" else "imagine" if k.startswith(_IMAGINE) else "encoder" for k in inputs
-    }
+    kinds = {"embeds" if k == "embeds" else "imagine" if k.startswith(_IMAGINE) else "encoder" for k in inputs}
     if len(kinds) != 1:
         raise ValueError(
             f"modality {modality!r} got the inputs {', '.join(inputs) or 'none'}; give one kind a call: "
@@ -335,11 +328,7 @@ def _move(inputs: Mapping[str, Any], encoder: nn.Module) -> dict[str, Any]:
     """Bring inputs to the encoder's device, and floating ones to its dtype."""
     parameter = next(encoder.parameters())
     return {
-        key: (
-            value.to(parameter.device, parameter.dtype)
-            if value.is_floating_point()
-            else value.to(parameter.device)
-        )
+        key: (value.to(parameter.device, parameter.dtype) if value.is_floating_point() else value.to(parameter.device))
         if isinstance(value, Tensor)
         else value
         for key, value in inputs.items()

@@ -107,9 +107,7 @@ class ModalBridgeForConditionalGeneration(ModalBridgePreTrainedModel, Generation
         """See `ModalBridgeModel.get_modality_features`."""
         return self.model.get_modality_features(modality, **inputs)
 
-    def get_inputs_embeds(
-        self, input_ids: Tensor, modality_inputs: Mapping[str, Any] | None = None
-    ) -> Tensor:
+    def get_inputs_embeds(self, input_ids: Tensor, modality_inputs: Mapping[str, Any] | None = None) -> Tensor:
         """See `ModalBridgeModel.get_inputs_embeds`."""
         return self.model.get_inputs_embeds(input_ids, modality_inputs)
 
@@ -151,9 +149,7 @@ class ModalBridgeForConditionalGeneration(ModalBridgePreTrainedModel, Generation
         columns = None
         if labels is not None:
             if not (isinstance(logits_to_keep, int) and logits_to_keep == 0):
-                raise ValueError(
-                    "labels decide which logits are computed; do not pass logits_to_keep with them."
-                )
+                raise ValueError("labels decide which logits are computed; do not pass logits_to_keep with them.")
             columns = supervised_columns(labels)
             logits_to_keep = columns.to(self.device)
             use_cache = False if use_cache is None else use_cache
@@ -221,14 +217,10 @@ class ModalBridgeForConditionalGeneration(ModalBridgePreTrainedModel, Generation
         input_ids, kwargs = super()._expand_inputs_for_generation(
             expand_size, is_encoder_decoder, input_ids=input_ids, **kwargs
         )
-        return input_ids, (
-            kwargs if modality_inputs is None else {**kwargs, "modality_inputs": modality_inputs}
-        )
+        return input_ids, (kwargs if modality_inputs is None else {**kwargs, "modality_inputs": modality_inputs})
 
     @torch.no_grad()
-    def generate(
-        self, inputs: Tensor | None = None, *args: Any, logits_processor: Any = None, **kwargs: Any
-    ) -> Any:
+    def generate(self, inputs: Tensor | None = None, *args: Any, logits_processor: Any = None, **kwargs: Any) -> Any:
         """Generate; see transformers' `GenerationMixin.generate`. Placeholder tokens are never emitted.
 
         Args:

@@ -93,9 +93,7 @@ class ModalBridgeProcessor(ProcessorMixin):
         items.pop("padding", None)
         texts = [text] if isinstance(text, str) else list(text or [])
         if not texts:
-            raise ValueError(
-                "text is missing; give a prompt, or a list of prompts, with a placeholder for each item."
-            )
+            raise ValueError("text is missing; give a prompt, or a list of prompts, with a placeholder for each item.")
         arguments = ItemArguments.take(self.modalities, items)
         _refuse(items)
         modality_inputs = arguments.prepare(self.modalities, self.encoder_processors)
@@ -151,9 +149,7 @@ class ModalBridgeProcessor(ProcessorMixin):
             )
             kwargs.update(extra)
         single = not conversation or isinstance(conversation[0], Mapping)
-        chats = [
-            flatten_chat(chat, self.placeholders) for chat in ([conversation] if single else conversation)
-        ]
+        chats = [flatten_chat(chat, self.placeholders) for chat in ([conversation] if single else conversation)]
         arguments = ItemArguments.take(self.modalities, kwargs)
         template = chat_template or self.chat_template or PLAIN_TEMPLATE
 
@@ -240,15 +236,11 @@ class ModalBridgeProcessor(ProcessorMixin):
             if value is not None:
                 rows = check_embeddings(value, spec["embedding_dim"], modality)
                 if len(rows) != len(captions):
-                    raise ValueError(
-                        f"plain got {len(captions)} captions but {len(rows)} {key}; give one for each."
-                    )
+                    raise ValueError(f"plain got {len(captions)} captions but {len(rows)} {key}; give one for each.")
                 inputs = {modality: {key: rows}}
         prefix = self._bos_ids() + [spec["placeholder_token_id"]] * spec["tokens_per_item"]
         eos = self.tokenizer.eos_token_id
-        ids = [
-            prefix + row + [eos] for row in self.tokenizer(captions, add_special_tokens=False)["input_ids"]
-        ]
+        ids = [prefix + row + [eos] for row in self.tokenizer(captions, add_special_tokens=False)["input_ids"]]
         labels = [[IGNORE_INDEX] * len(prefix) + row[len(prefix) :] for row in ids]
         return self._batch(ids, labels, inputs, padding_side, max_length, cut=True)
 
@@ -296,9 +288,7 @@ class ModalBridgeProcessor(ProcessorMixin):
     def _expand(self, text: str) -> str:
         """Make one placeholder for each item the run of placeholders that the model fills."""
         for spec in self.modalities.values():
-            text = text.replace(
-                spec["placeholder_token"], spec["placeholder_token"] * spec["tokens_per_item"]
-            )
+            text = text.replace(spec["placeholder_token"], spec["placeholder_token"] * spec["tokens_per_item"])
         return text
 
     def _bos_ids(self) -> list[int]:
@@ -319,9 +309,7 @@ class ModalBridgeProcessor(ProcessorMixin):
                     f"it {spec['tokens_per_item']} tokens long."
                 )
 
-    def _encode_labelled(
-        self, chats: list[FlatChat], render: Any, bos: list[int]
-    ) -> tuple[list[Any], list[Any]]:
+    def _encode_labelled(self, chats: list[FlatChat], render: Any, bos: list[int]) -> tuple[list[Any], list[Any]]:
         """Tokenize chats and label their answers."""
         if not self.tokenizer.is_fast:
             raise ValueError(
@@ -333,9 +321,7 @@ class ModalBridgeProcessor(ProcessorMixin):
         for chat in chats:
             text, marks = answer_spans(chat.messages, render, self.tokenizer.eos_token)
             # placeholders before a mark make the text longer; those inside an answer are expanded with it
-            spans.append(
-                [(len(self._expand(text[:start])), len(self._expand(text[:end]))) for start, end in marks]
-            )
+            spans.append([(len(self._expand(text[:start])), len(self._expand(text[:end]))) for start, end in marks])
             texts.append(self._expand(text))
         encoded = self.tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
         ids, labels = [], []
@@ -376,6 +362,4 @@ def _refuse(leftover: Mapping[str, Any]) -> None:
 
 def _check_return_tensors(return_tensors: str | None) -> None:
     if return_tensors not in (None, "pt"):
-        raise ValueError(
-            f"return_tensors is {return_tensors!r}; the processor makes PyTorch tensors only ('pt')."
-        )
+        raise ValueError(f"return_tensors is {return_tensors!r}; the processor makes PyTorch tensors only ('pt').")

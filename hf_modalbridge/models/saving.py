@@ -32,9 +32,7 @@ def bridge_keys(state_dict: dict[str, Tensor]) -> tuple[list[str], list[str]]:
         Keys of connectors, keys of corrections.
     """
     parts = {key: set(key.split(".")[:2]) for key in state_dict}
-    return [k for k, p in parts.items() if "connectors" in p], [
-        k for k, p in parts.items() if "corrections" in p
-    ]
+    return [k for k, p in parts.items() if "connectors" in p], [k for k, p in parts.items() if "corrections" in p]
 
 
 class SavingMixin:
@@ -139,15 +137,12 @@ def check_report(report: dict[str, Any], source: Any, lenient: bool) -> None:
     """
     missing, mismatched = sorted(report["missing_keys"]), sorted(report["mismatched_keys"])
     unexpected = [
-        k
-        for k in sorted(report["unexpected_keys"])
-        if {"connectors", "corrections", "encoders"} & set(k.split("."))
+        k for k in sorted(report["unexpected_keys"]) if {"connectors", "corrections", "encoders"} & set(k.split("."))
     ]
     problems = []
     if mismatched and not lenient:
         shapes = [
-            f"{key}: {tuple(found)} in the file, {tuple(expected)} in the model"
-            for key, found, expected in mismatched
+            f"{key}: {tuple(found)} in the file, {tuple(expected)} in the model" for key, found, expected in mismatched
         ]
         problems.append(f"{len(mismatched)} tensor(s) have another shape ({'; '.join(shapes[:3])})")
     if missing:
@@ -217,13 +212,9 @@ def _save_bridge(
     config.save_pretrained(directory)
     if model.can_generate():
         model.generation_config.save_pretrained(directory)
-    prefix = (
-        "" if hasattr(model, "model") else "model."
-    )  # names of the whole model, also when only its body is saved
+    prefix = "" if hasattr(model, "model") else "model."  # names of the whole model, also when only its body is saved
     files = {BRIDGE_FILE: connectors, CORRECTION_FILE: statistics}
-    files = {
-        name: {prefix + key: t for key, t in tensors.items()} for name, tensors in files.items() if tensors
-    }
+    files = {name: {prefix + key: t for key, t in tensors.items()} for name, tensors in files.items() if tensors}
     for name, tensors in files.items():
         save_file(tensors, directory / name, metadata={"format": "pt"})
     write_index(directory, files, sum(t.nbytes for tensors in files.values() for t in tensors.values()))
@@ -234,8 +225,6 @@ def _upload(directory: Path, hub: dict[str, Any], token: Any) -> None:
     from huggingface_hub import HfApi
 
     api = HfApi(token=token)
-    repo_id = api.create_repo(
-        hub.get("repo_id", directory.name), private=hub.get("private"), exist_ok=True
-    ).repo_id
+    repo_id = api.create_repo(hub.get("repo_id", directory.name), private=hub.get("private"), exist_ok=True).repo_id
     message = hub.get("commit_message") or "Upload model"
     api.upload_folder(repo_id=repo_id, folder_path=directory, commit_message=message)

@@ -11,9 +11,7 @@ REQUIRED = {"embedding_dim": 8, "placeholder_token": "<x>", "placeholder_token_i
 
 
 def config(**modalities):
-    return ModalBridgeConfig(
-        text_config=LlamaConfig(hidden_size=32, num_hidden_layers=1), modalities=modalities
-    )
+    return ModalBridgeConfig(text_config=LlamaConfig(hidden_size=32, num_hidden_layers=1), modalities=modalities)
 
 
 def test_round_trip_through_json_keeps_every_field(tmp_path):

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_bridges import LM_NAMES, ask, make_bridge, make_clip, make_correction, vectors
 from PIL import Image
+from tiny_bridges import LM_NAMES, ask, make_bridge, make_clip, make_correction, vectors
 from transformers import GenerationConfig
 
 OPTIONS = {"tokenize": True, "return_dict": True, "add_generation_prompt": True}
@@ -28,10 +28,7 @@ def test_a_batch_is_its_rows_one_by_one(name):
     chats = [ask(v, q) for v, q in zip(vectors(3), QUESTIONS, strict=True)]
     chats.append([{"role": "user", "content": "no picture here"}])
     batch = processor.apply_chat_template(chats, **OPTIONS)
-    assert (
-        batch["attention_mask"][:, 0].tolist() != [1] * 4
-        and batch["attention_mask"][:, -1].tolist() == [1] * 4
-    )
+    assert batch["attention_mask"][:, 0].tolist() != [1] * 4 and batch["attention_mask"][:, -1].tolist() == [1] * 4
     together = new_tokens(model, batch)
     for row, chat in zip(together, chats, strict=True):
         alone = new_tokens(model, processor.apply_chat_template(chat, **OPTIONS))
@@ -42,8 +39,7 @@ def test_a_batch_is_its_rows_one_by_one(name):
 def test_the_answer_depends_on_the_item():
     model, processor = make_bridge()
     answers = {
-        tuple(trimmed(new_tokens(model, processor.apply_chat_template(ask(v), **OPTIONS))[0]))
-        for v in vectors(6)
+        tuple(trimmed(new_tokens(model, processor.apply_chat_template(ask(v), **OPTIONS))[0])) for v in vectors(6)
     }
     assert len(answers) > 1
 
@@ -135,9 +131,7 @@ def test_raw_items_embeddings_and_imagined_items_take_one_path(tmp_path):
     raw = processor.apply_chat_template([{"role": "user", "content": items}], **OPTIONS)
     assert raw["modality_inputs"]["image"]["pixel_values"].shape == (2, 3, 16, 16)
     embeds = model.embed("image", **raw["modality_inputs"]["image"])
-    features = clip.get_image_features(
-        pixel_values=raw["modality_inputs"]["image"]["pixel_values"]
-    ).pooler_output
+    features = clip.get_image_features(pixel_values=raw["modality_inputs"]["image"]["pixel_values"]).pooler_output
     torch.testing.assert_close(embeds, torch.nn.functional.normalize(features, dim=-1))
     stored = processor.apply_chat_template(
         [{"role": "user", "content": [{"type": "image"}, {"type": "image"}]}],
@@ -152,9 +146,7 @@ def test_raw_items_embeddings_and_imagined_items_take_one_path(tmp_path):
         [{"role": "user", "content": [{"type": "image", "imagine": text}]}], **OPTIONS
     )
     tokens = clip_processor(text=[text], return_tensors="pt")
-    by_hand = correction(
-        torch.nn.functional.normalize(clip.get_text_features(**tokens).pooler_output, dim=-1)
-    )
+    by_hand = correction(torch.nn.functional.normalize(clip.get_text_features(**tokens).pooler_output, dim=-1))
     torch.testing.assert_close(model.imagine("image", **tokens), by_hand)
     given = {"image": {"imagine_embeds": clip.get_text_features(**tokens).pooler_output}}
     torch.testing.assert_close(
@@ -168,9 +160,7 @@ def test_raw_items_embeddings_and_imagined_items_take_one_path(tmp_path):
 
 def test_bfloat16_model_with_encoder_runs_end_to_end():
     clip, clip_processor = make_clip()
-    fields = {
-        "image": {"encoder": clip, "encoder_processor": clip_processor, "correction": make_correction()}
-    }
+    fields = {"image": {"encoder": clip, "encoder_processor": clip_processor, "correction": make_correction()}}
     model, processor = make_bridge(modalities=fields)
     model = model.to(torch.bfloat16)
     batch = processor(text=["<|image|> what is this?"], images=Image.new("RGB", (20, 20)))

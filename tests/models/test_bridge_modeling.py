@@ -62,9 +62,7 @@ def test_loss_of_supervised_columns_is_the_loss_of_all_columns(name):
     batch = labelled(processor)
     labels = batch["labels"]
     full = model(**{k: v for k, v in batch.items() if k != "labels"}).logits
-    each = F.cross_entropy(
-        full[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100, reduction="none"
-    )
+    each = F.cross_entropy(full[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100, reduction="none")
     count = (labels[:, 1:] != -100).sum()
     out = model(**batch)
     assert out.logits.shape[1] < full.shape[1]
@@ -81,16 +79,12 @@ def test_logits_to_keep_works_for_a_head_that_does_not_know_it():
     full = model(input_ids=ids).logits
     inner = model.language_model.forward
 
-    def forward(
-        inputs_embeds=None, attention_mask=None, past_key_values=None, use_cache=None, return_dict=None
-    ):
+    def forward(inputs_embeds=None, attention_mask=None, past_key_values=None, use_cache=None, return_dict=None):
         return inner(inputs_embeds=inputs_embeds, attention_mask=attention_mask, use_cache=use_cache)
 
     model.language_model.forward = forward
     torch.testing.assert_close(model(input_ids=ids, logits_to_keep=3).logits, full[:, -3:])
-    torch.testing.assert_close(
-        model(input_ids=ids, logits_to_keep=torch.tensor([1, 5])).logits, full[:, [1, 5]]
-    )
+    torch.testing.assert_close(model(input_ids=ids, logits_to_keep=torch.tensor([1, 5])).logits, full[:, [1, 5]])
     torch.testing.assert_close(model(input_ids=ids).logits, full)
 
 
@@ -102,9 +96,7 @@ def test_padding_side_changes_no_logit():
         for side in ("left", "right"):
             batch = processor.apply_chat_template(chats, tokenize=True, return_dict=True, padding_side=side)
             logits = model(**batch).logits
-            sides[side] = [
-                row[mask.bool()] for row, mask in zip(logits, batch["attention_mask"], strict=True)
-            ]
+            sides[side] = [row[mask.bool()] for row, mask in zip(logits, batch["attention_mask"], strict=True)]
         for left, right in zip(sides["left"], sides["right"], strict=True):
             torch.testing.assert_close(left, right, atol=1e-4, rtol=1e-4)
 
@@ -147,9 +139,7 @@ def test_two_modalities_in_one_prompt_and_only_one_in_another():
         {"type": "text", "text": "and"},
         {"type": "image", "embedding": image},
     ]
-    batch = processor.apply_chat_template(
-        [{"role": "user", "content": items}], tokenize=True, return_dict=True
-    )
+    batch = processor.apply_chat_template([{"role": "user", "content": items}], tokenize=True, return_dict=True)
     ids = batch["input_ids"][0].tolist()
     places = {name: ids.count(m.placeholder_token_id) for name, m in model.config.modalities.items()}
     assert places == {"touch": 1, "image": 3}
@@ -158,9 +148,7 @@ def test_two_modalities_in_one_prompt_and_only_one_in_another():
         inputs = {**batch["modality_inputs"], name: {"embeds": other}}
         changed = model(input_ids=batch["input_ids"], modality_inputs=inputs).logits
         first = ids.index(model.config.modalities[name].placeholder_token_id)
-        torch.testing.assert_close(
-            changed[:, :first], base[:, :first]
-        )  # causal: nothing before the item moves
+        torch.testing.assert_close(changed[:, :first], base[:, :first])  # causal: nothing before the item moves
         assert (changed[:, first:] - base[:, first:]).abs().max() > 1e-3
     alone = processor.apply_chat_template(ask(image), tokenize=True, return_dict=True)
     assert set(alone["modality_inputs"]) == {"image"}
@@ -182,9 +170,7 @@ def test_bad_input_is_named_with_both_numbers(bridge):
     model, processor = bridge
     batch = processor.apply_chat_template(ask(vectors(1)[0]), tokenize=True, return_dict=True)
     ids = batch["input_ids"]
-    with pytest.raises(
-        ValueError, match=r"3 placeholder tokens of modality 'image'.*2 item\(s\) of 3.*need 6"
-    ):
+    with pytest.raises(ValueError, match=r"3 placeholder tokens of modality 'image'.*2 item\(s\) of 3.*need 6"):
         model(input_ids=ids, modality_inputs={"image": {"embeds": vectors(2)}})
     with pytest.raises(ValueError, match="3 placeholder token.*0 items"):
         model(input_ids=ids)
@@ -214,9 +200,7 @@ def test_building_does_not_touch_the_language_models_weights():
     old = before["model.embed_tokens.weight"].shape[0]
     after = lm.state_dict()
     for key, value in before.items():
-        assert torch.equal(
-            after[key][:old] if "embed_tokens" in key or "lm_head" in key else after[key], value
-        ), key
+        assert torch.equal(after[key][:old] if "embed_tokens" in key or "lm_head" in key else after[key], value), key
     new = after["model.embed_tokens.weight"][old:]
     torch.testing.assert_close(new, before["model.embed_tokens.weight"].mean(0, keepdim=True))
 

@@ -34,9 +34,7 @@ def words(text):
 
 
 def test_one_placeholder_becomes_the_run_that_the_model_fills(processor):
-    batch = processor(
-        text="see <|image|> and <|touch|>!", image_embeds=vectors(1), touch_embeds=vectors(1, 5)
-    )
+    batch = processor(text="see <|image|> and <|touch|>!", image_embeds=vectors(1), touch_embeds=vectors(1, 5))
     ids = batch["input_ids"][0].tolist()
     image, touch = (processor.modalities[m]["placeholder_token_id"] for m in ("image", "touch"))
     assert ids.count(image) == 3 and ids.count(touch) == 4
@@ -56,10 +54,7 @@ def test_padding_is_left_for_prompts_and_right_for_labels(processor):
     right = processor.apply_chat_template(chats, return_labels=True)
     assert right["attention_mask"][:, 0].tolist() == [1, 1] and right["attention_mask"][0, -1] == 0
     assert (right["labels"][right["attention_mask"] == 0] == -100).all()
-    assert (
-        processor.apply_chat_template(chats, return_labels=True, padding_side="left")["attention_mask"][0, 0]
-        == 0
-    )
+    assert processor.apply_chat_template(chats, return_labels=True, padding_side="left")["attention_mask"][0, 0] == 0
 
 
 @pytest.mark.parametrize(
@@ -98,9 +93,7 @@ def test_read_only_half_precision_rows_are_taken_as_they_are(processor, tmp_path
 
 def test_a_placeholder_typed_by_a_user_is_refused(processor):
     for content in ("look: <|image|>", [{"type": "text", "text": "look: <|touch|>"}]):
-        with pytest.raises(
-            ValueError, match=r"message 1 contains the placeholder token '<\|(image|touch)\|>'"
-        ):
+        with pytest.raises(ValueError, match=r"message 1 contains the placeholder token '<\|(image|touch)\|>'"):
             processor.apply_chat_template(turns(("system", "be brief"), ("user", content)), tokenize=True)
     with pytest.raises(ValueError, match="caption 1 contains the placeholder"):
         processor.plain(["a dog", "a <|image|>"], "image")
@@ -196,9 +189,9 @@ def test_a_template_that_rewrites_earlier_turns_is_explained(processor):
         more = [*chat, *turns(("user", "and"), ("assistant", "cat"))]
         processor.apply_chat_template(more, chat_template=stripping, return_labels=True)
     prompting = CHATML.replace("assistant\n", "assistant\n<think>")
-    assert supervised(
-        processor, processor.apply_chat_template(chat, chat_template=prompting, return_labels=True)
-    ) == ("hm</think>dog<|im_end|>")
+    assert supervised(processor, processor.apply_chat_template(chat, chat_template=prompting, return_labels=True)) == (
+        "hm</think>dog<|im_end|>"
+    )
     with pytest.raises(ValueError, match="lacks the prefix property.*'<think>'"):
         plain = turns(("user", "hi"), ("assistant", "dog"))
         processor.apply_chat_template(plain, chat_template=prompting, return_labels=True)
@@ -288,9 +281,7 @@ def test_processor_round_trip_with_and_without_encoder(tmp_path):
     chat = [{"role": "user", "content": [{"type": "image", "image": picture}]}]
     one, two = (p.apply_chat_template(chat, tokenize=True, return_dict=True) for p in (processor, loaded))
     assert torch.equal(one["input_ids"], two["input_ids"])
-    assert torch.equal(
-        one["modality_inputs"]["image"]["pixel_values"], two["modality_inputs"]["image"]["pixel_values"]
-    )
+    assert torch.equal(one["modality_inputs"]["image"]["pixel_values"], two["modality_inputs"]["image"]["pixel_values"])
     loaded.save_pretrained(tmp_path / "again")
     assert set(AutoProcessor.from_pretrained(tmp_path / "again").encoder_processors) == {"image"}
 

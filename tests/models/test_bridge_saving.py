@@ -4,9 +4,9 @@ import json
 
 import pytest
 import torch
-from tiny_bridges import ask, make_bridge, make_correction, make_lm, make_tokenizer, vectors
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from tiny_bridges import ask, make_bridge, make_correction, make_lm, make_tokenizer, vectors
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMultimodalLM, AutoProcessor
 
 from hf_modalbridge import (
@@ -66,9 +66,7 @@ def test_statistics_lie_alone_in_a_shard_that_the_index_names(tmp_path):
     with safe_open(tmp_path / "correction.safetensors", "pt") as file:
         keys = set(file.keys())
     assert (
-        keys
-        == {k for k in weight_map if ".corrections." in k}
-        == {k for k in model.state_dict() if "corrections" in k}
+        keys == {k for k in weight_map if ".corrections." in k} == {k for k in model.state_dict() if "corrections" in k}
     )
     assert all((weight_map[k] == "correction.safetensors") == (k in keys) for k in weight_map)
     alone = AutoCorrection.from_pretrained(tmp_path, modality="image")
@@ -243,9 +241,7 @@ def test_generation_after_reload_from_a_chat(tmp_path):
     loaded, again = AutoModel.from_pretrained(tmp_path), AutoProcessor.from_pretrained(tmp_path)
     options = {"tokenize": True, "return_dict": True, "add_generation_prompt": True}
     chats = [ask(vectors(1)[0]), ask(vectors(1, seed=1)[0], "describe the green table")]
-    first = model.generate(
-        **processor.apply_chat_template(chats, **options), max_new_tokens=6, do_sample=False
-    )
+    first = model.generate(**processor.apply_chat_template(chats, **options), max_new_tokens=6, do_sample=False)
     second = loaded.generate(**again.apply_chat_template(chats, **options), max_new_tokens=6, do_sample=False)
     assert torch.equal(first, second)
     assert again.tokenizer.get_vocab() == processor.tokenizer.get_vocab() != make_tokenizer().get_vocab()

@@ -41,9 +41,7 @@ def test_distinct_gives_different_tokens_and_linear_is_one_layer():
     connector, x = make(num_tokens=3, token_mode="distinct", connector_type="linear"), torch.randn(2, 6)
     layer = connector.projector.linear
     assert layer.weight.shape == (30, 6)
-    expected = torch.stack(
-        [F.linear(x, layer.weight[k : k + 10], layer.bias[k : k + 10]) for k in (0, 10, 20)], 1
-    )
+    expected = torch.stack([F.linear(x, layer.weight[k : k + 10], layer.bias[k : k + 10]) for k in (0, 10, 20)], 1)
     torch.testing.assert_close(connector(x), expected)
 
 
