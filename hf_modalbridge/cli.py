@@ -209,7 +209,38 @@ def info(
         _say("every file has the sha256 that the manifest says")
 
 
-# ---- models: `chat` and `push` are registered here ------------------------------------------------------
+# ---- models ---------------------------------------------------------------------------------------------
+
+
+@_command("modalbridge chat runs/demo/realign/stage2/model chair.png")
+def chat(
+    model: Annotated[str, typer.Argument(help="Model: directory or repo id.")],
+    file: Annotated[Path | None, typer.Argument(help="The item to talk about, such as an image file.")] = None,
+    store: Annotated[Path | None, typer.Option(help="Instead of a file: a store of embeddings.")] = None,
+    row: Annotated[str | None, typer.Option(help="Id or number of the row in the store.")] = None,
+    modality: Annotated[str | None, typer.Option(help="What it is, if the model reads several.")] = None,
+    ask: Annotated[list[str] | None, typer.Option(help="Ask this and stop; may be repeated.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 64,
+    device: Annotated[str, typer.Option(help="Where the model runs: cpu, cuda, ...")] = "cpu",
+    revision: Revision = None,
+) -> None:
+    """Chat in the terminal about an image file or a stored embedding; an empty line ends it."""
+    from hf_modalbridge.models.conversation import Conversation
+
+    conversation = Conversation.open(
+        model,
+        file=file,
+        store=store,
+        row=row,
+        modality=modality,
+        device=device,
+        revision=revision,
+        max_new_tokens=max_new_tokens,
+    )
+    for question in ask or []:
+        _say(conversation.ask(question))
+    while not ask and (question := typer.prompt("you", default="", show_default=False)):
+        _say(f"model: {conversation.ask(question)}")
 
 
 def _console() -> Console:

@@ -49,6 +49,11 @@ def apply_correction(
     if os.path.realpath(store.path) == os.path.realpath(out):
         raise ValueError(f"{out} is the store that is read; write the corrected embeddings to another path.")
     correction.check_encoder(store.encoder, side)
+    if store.dim != correction.dim:
+        raise ValueError(
+            f"the correction is for embeddings of width {correction.dim}, and the store {store.path} holds width "
+            f"{store.dim}. Use the store of the encoder that the correction was fitted on."
+        )
     writer = EmbeddingStoreWriter(
         out,
         dim=store.dim,
@@ -58,28 +63,24 @@ def apply_correction(
         overwrite=overwrite,
         total_rows=len(store),
     )
-    change = correction if side == "source" else correction.transform_target
     block = cache_rows(store.dim, 6)
 
     def work(batch: tuple[np.ndarray, np.ndarray]) -> tuple[int, torch.Tensor]:
+        # all in memory that is there already: new memory costs more than the arithmetic
         rows = torch.from_numpy(batch[1])
+        wide = torch.empty(block, store.dim, dtype=torch.promote_types(rows.dtype, torch.float32))
         for part in rows.split(block):
-            part.copy_(change(part))  # in place, because new memory for every batch is slow
+            part.copy_(correction.transform_(wide[: len(part)].copy_(part), side))
         return int(batch[0][0]), rows
 
-    was_training = correction.training
-    correction.eval()
-    try:
-        with writer, tqdm(total=len(store), desc="apply", unit="row", disable=not progress) as bar:
-            done = writer.rows_written
-            bar.update(done)
-            stream = store.iter_batches(batch_size, dtype=None, buffers=items_in_flight())
-            batches = (batch for batch in stream if batch[0][-1] >= done)
-            for start, rows in map_in_order(work, batches):
-                skip = max(0, done - start)
-                lines = store.table.slice(start + skip, len(rows) - skip).to_pydict()
-                writer.append(lines.pop("id"), rows[skip:], lines)
-                bar.update(len(rows) - skip)
-    finally:
-        correction.train(was_training)
+    with writer, tqdm(total=len(store), desc="apply", unit="row", disable=not progress) as bar:
+        done = writer.rows_written
+        bar.update(done)
+        stream = store.iter_batches(batch_size, dtype=None, buffers=items_in_flight())
+        batches = (batch for batch in stream if batch[0][-1] >= done)
+        for start, rows in map_in_order(work, batches):
+            skip = max(0, done - start)
+            lines = store.table.slice(start + skip, len(rows) - skip).to_pydict()
+            writer.append(lines.pop("id"), rows[skip:], lines)
+            bar.update(len(rows) - skip)
     return EmbeddingStore.open(out)

@@ -177,6 +177,22 @@ class Correction(SavedCorrection):
     def _transform_target(self, target: Tensor, out: Tensor | None = None) -> Tensor:
         return normalize_rows(target, out=out)
 
+    def transform_(self, rows: Tensor, side: str = "source") -> Tensor:
+        """Do what `forward` (without noise) or `transform_target` does, in the memory of the rows.
+
+        Args:
+            rows: `(n, dim)` float32 or float64 without gradient; overwritten.
+            side: "source" or "target".
+
+        Returns:
+            The same tensor.
+
+        Raises:
+            ValueError: As for `forward`.
+        """
+        transform = self._transform if side == "source" else self._transform_target
+        return transform(self._enter(rows, f"{side} embeddings"), rows)
+
     def standardize(self, z: Tensor) -> Tensor:
         """Give a connector its input: (z - output_mean) * sqrt(dim / output_trace).
 

@@ -15,7 +15,7 @@ import torch
 
 __all__ = ["cache_rows", "items_in_flight", "map_in_order"]
 
-_CACHE_BYTES = 2 << 20  # half of a common second-level cache
+_CACHE_BYTES = 1 << 20  # half of a common second-level cache
 _MAX_WORKERS = 8
 
 Item = TypeVar("Item")

@@ -95,9 +95,10 @@ class RowStream:
 
         def work(batch: Tensor) -> tuple[Tensor, Tensor]:
             partial, wide = torch.zeros_like(total), torch.empty(block, self.dim, dtype=torch.float64)
+            middle = torch.empty(block, self.dim)
             for rows in batch.split(block):
-                # by way of float32, because the direct conversion from float16 is not vectorised
-                rows = rows.float() if rows.dtype != torch.float64 else rows
+                if rows.dtype in (torch.float16, torch.bfloat16):  # their direct conversion is not vectorised
+                    rows = middle[: len(rows)].copy_(rows)
                 partial += function(wide[: len(rows)].copy_(rows))
             return batch, partial
 
