@@ -9,6 +9,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 __all__ = [
     "DTYPES",
     "INDEX",
@@ -17,6 +20,7 @@ __all__ = [
     "PartFile",
     "TENSOR",
     "file_sha256",
+    "read_index",
     "read_shard_header",
     "replace_atomically",
     "shard_header",
@@ -201,6 +205,20 @@ def read_shard_header(path: Path, dim: int, dtype: str, rows: int) -> int:
             f"{8 + length + expected[2][1]}. Copy the store again."
         )
     return 8 + length
+
+
+def read_index(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """Read a part of the index, without what `pyarrow.parquet.read_table` imports (datasets and pandas).
+
+    Args:
+        path: The Parquet file.
+        columns: Names of the columns to read; None for all.
+
+    Returns:
+        The table.
+    """
+    with pq.ParquetFile(path) as file:
+        return file.read(columns)
 
 
 def file_sha256(path: Path) -> str:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import torch
 
 from hf_modalbridge.store.checks import listed
-from hf_modalbridge.store.manifest import MANIFEST, Manifest, file_sha256, read_shard_header
+from hf_modalbridge.store.manifest import MANIFEST, Manifest, file_sha256, read_index, read_shard_header
 
 __all__ = ["EmbeddingStore"]
 
@@ -113,7 +113,7 @@ class EmbeddingStore:
     @cached_property
     def table(self) -> pa.Table:
         """The index: column `id` and the user's own, in the order of the rows."""
-        return pa.concat_tables([pq.read_table(self.path / part.file) for part in self.manifest.index])
+        return pa.concat_tables([read_index(self.path / part.file) for part in self.manifest.index])
 
     @cached_property
     def ids(self) -> list[str]:
@@ -139,7 +139,7 @@ class EmbeddingStore:
         """
         if name != "id" and name not in self.columns:
             raise KeyError(f"the store {self.path} has no column {name!r}; it has id, {', '.join(self.columns)}.")
-        parts = [pq.read_table(self.path / part.file, columns=[name]) for part in self.manifest.index]
+        parts = [read_index(self.path / part.file, [name]) for part in self.manifest.index]
         return pa.concat_tables(parts).column(name).to_pylist()
 
     def positions(self, ids: Sequence[str]) -> np.ndarray:

@@ -22,6 +22,7 @@ from hf_modalbridge.store.manifest import (
     Manifest,
     PartFile,
     file_sha256,
+    read_index,
     replace_atomically,
 )
 from hf_modalbridge.store.shard import ShardFile
@@ -150,7 +151,7 @@ class EmbeddingStoreWriter:
             assert self._schema is not None
             with pq.ParquetWriter(temporary, self._schema, use_dictionary=self._schema.names[1:]) as writer:
                 for part in parts:  # one part in memory at a time
-                    writer.write_table(pq.read_table(self.path / part.file))
+                    writer.write_table(read_index(self.path / part.file))
             joined = PartFile(INDEX, self._manifest.rows, file_sha256(temporary))
             replace_atomically(temporary, self.path / INDEX)
             self._manifest.index = [joined]
@@ -208,7 +209,7 @@ class EmbeddingStoreWriter:
             leftover.unlink()
         self._manifest = found
         for part in found.index:
-            ids = pq.read_table(self.path / part.file, columns=["id"]).column("id")
+            ids = read_index(self.path / part.file, ["id"]).column("id")
             self._seen.update(ids.to_pylist())
         if found.index:
             self._schema = pq.read_schema(self.path / found.index[0].file)
