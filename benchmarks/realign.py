@@ -8,7 +8,7 @@ Three ways, each in a process of its own, on the same synthetic rows with a moda
     plain     read both sides and write as many bytes as one side, nothing else: the floor
     ours      ReAlign.fit over two stores, apply, and write a store
     baseline  the passes of the method's published script as descriptions give them, written anew here:
-              lists of dicts in pickles, whole shards in float64, four passes over the source and two over
+              lists of dicts in pickles of 200,000, whole files in float64, four passes over the source and two over
               the target, float32 rows in pickles out
 
 Wall time is that of the work, after the imports; what was written is synced to the disk in all three. Peak
@@ -35,7 +35,9 @@ from pathlib import Path
 
 import numpy as np
 
-SHARD_ROWS = 50_000
+PICKLE_ROWS = 200_000  # what the published embedding script puts into one file
+RESULTS = Path(__file__).parent / "results" / "realign.md"
+FULL_SIZE = (100_000, 1280)
 SEED = 0
 
 
@@ -55,14 +57,13 @@ def make_data(folder: Path, rows: int, dim: int) -> None:
     from hf_modalbridge.store import EmbeddingStoreWriter
 
     for side in ("source", "target"):
-        settings = {"rows_per_shard": SHARD_ROWS, "total_rows": rows}
-        with EmbeddingStoreWriter(folder / side, dim=dim, **settings) as writer:
-            for start in range(0, rows, SHARD_ROWS):
-                x = make_rows(min(SHARD_ROWS, rows - start), dim, side, start)
+        with EmbeddingStoreWriter(folder / side, dim=dim, total_rows=rows) as writer:
+            for start in range(0, rows, PICKLE_ROWS):
+                x = make_rows(min(PICKLE_ROWS, rows - start), dim, side, start)
                 ids = [f"{side}-{start + i}" for i in range(len(x))]
                 writer.append(ids, x)
                 records = [{"id": name, "embed": row.copy()} for name, row in zip(ids, x, strict=True)]
-                with (folder / f"{side}-{start // SHARD_ROWS}.pkl").open("wb") as file:
+                with (folder / f"{side}-{start // PICKLE_ROWS}.pkl").open("wb") as file:
                     pickle.dump(records, file, protocol=4)
 
 
@@ -184,7 +185,9 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=1280)
     parser.add_argument("--repeats", type=int, default=3, help="runs of each job; the median counts")
     parser.add_argument("--folder", type=Path, help="where to work; a temporary folder by default")
-    parser.add_argument("--out", type=Path, help="Markdown file to write the table to")
+    parser.add_argument(
+        "--out", type=Path, help="Markdown file for the table; default at full size: results/realign.md"
+    )
     parser.add_argument("--job", choices=["plain", "ours", "baseline"], help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.job:
@@ -196,9 +199,10 @@ def main() -> None:
     finally:
         shutil.rmtree(folder)
     print(report)
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(report + "\n", encoding="utf-8")
+    out = args.out or (RESULTS if (args.rows, args.dim) == FULL_SIZE else None)
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(report + "\n", encoding="utf-8")
 
 
 def measure(folder: Path, rows: int, dim: int, repeats: int) -> str:
@@ -226,7 +230,8 @@ def measure(folder: Path, rows: int, dim: int, repeats: int) -> str:
         f"# ReAlign: fit, apply and write, {rows:,} x {dim:,} float16 rows a side",
         "",
         f"`python benchmarks/realign.py --rows {rows} --dim {dim} --repeats {repeats}`, seed {SEED}; "
-        f"{os.cpu_count()} cores, Python {platform.python_version()}, median of {repeats} runs each.",
+        f"{os.cpu_count()} cores (load {os.getloadavg()[0]:.1f} at the end), Python {platform.python_version()}, "
+        f"median of {repeats} runs each.",
         "",
         "| way | seconds (all runs) | peak memory, MiB | of that before the work, MiB |",
         "|---|---|---|---|",

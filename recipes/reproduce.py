@@ -63,7 +63,7 @@ class Settings:
         hidden_size: Width of the connector's hidden layer.
         weight_decay: Of AdamW.
         ridge: Penalty of the closed-form start.
-        caption_copies: How often the captions are repeated beside the glosses in the text that rows train on.
+        caption_copies: How often the captions are repeated beside the nouns in the text that rows train on.
         noise_norm: sigma * sqrt(d) of C3.
     """
 
@@ -89,10 +89,10 @@ def fit(row: str, stores: dict[str, Path], settings: Settings) -> Correction:
 def training_rows(row: str, stores: dict[str, Path], settings: Settings) -> tuple[np.ndarray, list[str], str]:
     """Return the embeddings that a row trains on, their captions, and what kind of embeddings they are."""
     captions, images = (EmbeddingStore.open(stores[f"{side}-train"]) for side in ("captions", "images"))
-    glosses = EmbeddingStore.open(stores["glosses"])
+    nouns = EmbeddingStore.open(stores["nouns"])
     copies = settings.caption_copies
-    texts = captions.column("text") * copies + glosses.column("text")
-    beside = np.asarray(glosses[:], np.float32)
+    texts = captions.column("text") * copies + nouns.column("text")
+    beside = np.asarray(nouns[:], np.float32)
     if row == "paired":
         beside = fit("realign", stores, settings)(torch.from_numpy(beside)).numpy()
     own = np.asarray((images if row == "paired" else captions)[:], np.float32)
@@ -258,7 +258,7 @@ def main() -> None:
     from train_small_lm import build as build_small_lm
 
     small_lm = build_small_lm(arguments.output / "small-lm")
-    stores = demo.prepare_stores(arguments.output / "stores", glosses=True)
+    stores = demo.prepare_stores(arguments.output / "stores", nouns=True)
     study = Study(arguments.output, stores, small_lm, Settings())
     jobs = min(arguments.jobs, len(arguments.rows))
     torch.set_num_threads(1)

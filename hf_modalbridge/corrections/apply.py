@@ -80,7 +80,8 @@ def apply_correction(
         batches = (batch for batch in stream if batch[0][-1] >= done)
         for start, rows in map_in_order(work, batches):
             skip = max(0, done - start)
-            lines = store.table.slice(start + skip, len(rows) - skip).to_pydict()
-            writer.append(lines.pop("id"), rows[skip:], lines)
+            lines = store.table.slice(start + skip, len(rows) - skip)
+            columns = {name: lines.column(name) for name in store.columns}
+            writer.append(lines.column("id").to_pylist(), rows[skip:], columns, checked=True)
             bar.update(len(rows) - skip)
     return EmbeddingStore.open(out)

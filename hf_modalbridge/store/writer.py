@@ -100,7 +100,9 @@ class EmbeddingStoreWriter:
         self,
         ids: Sequence[str],
         embeddings: np.ndarray | torch.Tensor,
-        columns: Mapping[str, Sequence[Any]] | None = None,
+        columns: Mapping[str, Sequence[Any] | pa.ChunkedArray] | None = None,
+        *,
+        checked: bool = False,
     ) -> None:
         """Add rows. A batch is checked as a whole before any of it is written.
 
@@ -108,6 +110,7 @@ class EmbeddingStoreWriter:
             ids: One string a row, unique in the store.
             embeddings: `(n, dim)`; cast to the store's dtype.
             columns: Further columns of the index, the same names and types in every call.
+            checked: Whether the caller made these rows finite and of unit length, so that there is no need to look.
 
         Raises:
             TypeError: If ids are no strings or embeddings no floating point numbers.
@@ -118,7 +121,8 @@ class EmbeddingStoreWriter:
             raise ValueError(f"the writer of {self.path} is closed. Open it again with resume=True to add rows.")
         rows = to_rows(embeddings, self._manifest.dim, self._manifest.dtype)
         names = check_ids(ids, len(rows), self._seen)
-        check_embeddings(rows, names, self._manifest.normalized)
+        if not checked:
+            check_embeddings(rows, names, self._manifest.normalized)
         table = self._make_table(names, dict(columns or {}))
         self._seen.update(names)
         start = 0
@@ -232,29 +236,34 @@ class EmbeddingStoreWriter:
         self._tables: list[pa.Table] = []
         self._file: ShardFile | None = None
 
-    def _make_table(self, ids: list[str], columns: dict[str, Sequence[Any]]) -> pa.Table:
+    def _make_table(self, ids: list[str], columns: dict[str, Sequence[Any] | pa.ChunkedArray]) -> pa.Table:
         """Build the index lines of a batch and hold them to the schema of the first one."""
         if "id" in columns:
             raise ValueError("the column name 'id' is taken by the ids themselves. Rename that column.")
         for name, values in columns.items():
             if len(values) != len(ids):
                 raise ValueError(f"column {name!r} has {len(values)} values for {len(ids)} rows. Give one a row.")
-        arrays = {"id": ids} | {name: list(values) for name, values in columns.items()}
+        builder = pa.lib.StringBuilder()  # pa.array would import pandas
+        builder.append_values(ids)
+        arrays = {"id": builder.finish()}
+        try:
+            for name, values in columns.items():
+                kind = self._schema.field(name).type if self._schema and name in self._schema.names else None
+                arrays[name] = values if isinstance(values, pa.ChunkedArray) else pa.array(list(values), kind)
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise ValueError(f"the column {name!r} has another type than in the first batch: {error}.") from error
         if self._schema is None:
-            table = pa.table(arrays)
-            fields = [pa.field("id", pa.string())] + [table.schema.field(name) for name in columns]
+            kinds = {name: array.type for name, array in arrays.items()}
             # A column without a value yet is taken for text, the commonest kind.
-            fields = [f.with_type(pa.string()) if pa.types.is_null(f.type) else f for f in fields]
-            self._schema = pa.schema(fields)
+            kinds = {name: pa.string() if pa.types.is_null(kind) else kind for name, kind in kinds.items()}
+            self._schema = pa.schema(kinds)
         if set(arrays) != set(self._schema.names):
             raise ValueError(
                 f"columns differ from those of the first batch: got {sorted(columns)}, expected "
                 f"{sorted(set(self._schema.names) - {'id'})}. Give the same columns in every call."
             )
-        try:
-            return pa.table({name: arrays[name] for name in self._schema.names}, schema=self._schema)
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-            raise ValueError(f"a column has another type than in the first batch: {error}.") from error
+        table = pa.Table.from_arrays([arrays[name] for name in self._schema.names], self._schema.names)
+        return table if table.schema == self._schema else table.cast(self._schema)
 
     def _write_rows(self, rows: np.ndarray) -> None:
         """Send rows to the unfinished shard."""

@@ -273,11 +273,11 @@ def test_an_interrupted_application_goes_on(sides, tmp_path, monkeypatch):
     whole = apply_correction(correction, store, tmp_path / "whole", batch_size=64)
     append, calls = EmbeddingStoreWriter.append, []
 
-    def failing(self, *args):
+    def failing(self, *args, **kwargs):
         calls.append(1)
         if len(calls) == 5:
             raise KeyboardInterrupt
-        append(self, *args)
+        append(self, *args, **kwargs)
 
     monkeypatch.setattr(EmbeddingStoreWriter, "append", failing)
     with pytest.raises(KeyboardInterrupt):

@@ -113,5 +113,6 @@ def test_rows_without_direction_are_listed(encoder, tmp_path):
     model, processor = make_dual_encoder(2)
     torch.nn.init.zeros_(model.text_head.fc2.weight)
     torch.nn.init.zeros_(model.text_head.fc2.bias)
+    torch.nn.init.zeros_(model.text_head.skip.weight)
     with pytest.raises(ValueError, match="t0"):
         embed_items(model, processor, "text", texts(2), tmp_path / "s", progress=False)

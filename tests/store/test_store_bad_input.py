@@ -71,7 +71,7 @@ def test_columns_must_stay_the_same(tmp_path):
         writer.append(["a"], unit_rows(1), {"text": ["x"]})
         with pytest.raises(ValueError, match="columns differ"):
             writer.append(["b"], unit_rows(1), {"caption": ["x"]})
-        with pytest.raises(ValueError, match="another type"):
+        with pytest.raises(ValueError, match="'text' has another type"):
             writer.append(["b"], unit_rows(1), {"text": [3]})
         with pytest.raises(ValueError, match="2 values for 1 rows"):
             writer.append(["b"], unit_rows(1), {"text": ["x", "y"]})
