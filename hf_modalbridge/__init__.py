@@ -15,7 +15,6 @@ __version__ = "0.1.0"
 
 # public name -> module that defines it; each room is loaded when one of its names is first asked for
 _NAMES = {
-    "AnisoAlign": "corrections",
     "AutoCorrection": "corrections",
     "C3": "corrections",
     "C3Shift": "corrections",
