@@ -37,7 +37,7 @@ from hf_modalbridge.training import RevisionConfig, load_config, run_stage1, run
 
 QUESTION = "What is in this picture? Answer in a few words."
 ROWS = {"blind": "blind", "none": "no correction", "realign": "ReAlign"}
-console = Console(width=100)
+console = Console(width=120)
 
 
 def write_constant_stores(stores: dict[str, Path], output: Path) -> dict[str, Path]:
@@ -152,7 +152,7 @@ def main() -> None:
         kind.fit(captions, images).save_pretrained(output / "corrections" / name)
 
     table = Table(title=f"{arguments.items} held-out real pictures, one seed, 95 % bootstrap intervals; chance 0.10")
-    for heading in ("stage 1 on text alone", "nats per caption token", "10-way choice", "calibrated", "centroid gap"):
+    for heading in ("trained as", "nats per token", "10-way choice", "calibrated", "centroid gap"):
         table.add_column(heading)
     for row, title in ROWS.items():
         config = row_config(base, row, stores, output)
@@ -178,7 +178,7 @@ def main() -> None:
 
 def _plain(table: Table) -> str:
     """Render a table without colours."""
-    plain = Console(width=100, no_color=True)
+    plain = Console(width=120, no_color=True)
     with plain.capture() as capture:
         plain.print(table)
     return capture.get()
