@@ -269,7 +269,8 @@ def main() -> None:
     items = runs[0][0]["items"]
     text = (
         f"# Six ways to train a connector, {arguments.seeds} seeds each\n\n"
-        f"Made by `python recipes/reproduce.py --seeds {arguments.seeds}`; recipes/reproduce.py says what the rows are. {items} held-out pictures; mean ± "
+        f"Made by `python recipes/reproduce.py --seeds {arguments.seeds}`; the recipe says what the rows are. {items} "
+        "held-out pictures; mean ± "
         "half-width of the 95 % t-interval over seeds; chance is 0.100.\n\n"
         f"{table(results, ceiling(stores, 'test'))}\n\nSettings: `{json.dumps(asdict(study.settings))}`.\n"
     )
