@@ -8,8 +8,7 @@ the captions of the train split and WordNet's nouns, never an image or an embedd
 
 It is trained to write a text after notes about it: two to six vectors in front of the text, each the mean embedding of
 some of the text's own tokens, with noise; or nothing but the mean of the vocabulary. A language model as small as this
-one that has only read plain text pays no heed to what a connector puts before the prompt: trained as long, connectors
-against it could tell a caption's own text from nine others in 45 % of cases only, and in 74 % against this one.
+one that has only read plain text pays little heed to what a connector puts before the prompt.
 """
 
 from __future__ import annotations
