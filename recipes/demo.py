@@ -31,8 +31,9 @@ from rich.table import Table
 from transformers import AutoModel, AutoProcessor
 from transformers.utils import logging as transformers_logging
 
-from hf_modalbridge import EmbeddingStore, EmbeddingStoreWriter, NoCorrection, ReAlign, demo
+from hf_modalbridge import AutoCorrection, EmbeddingStore, EmbeddingStoreWriter, NoCorrection, ReAlign, demo
 from hf_modalbridge.evaluation import evaluate_captions
+from hf_modalbridge.functional.geometry import centroid_gap
 from hf_modalbridge.training import RevisionConfig, load_config, run_stage1, run_stage2
 
 QUESTION = "What is in this picture? Answer in a few words."
@@ -91,14 +92,13 @@ def measure(model_dir: Path, store: Path, items: int, cache: Path) -> dict[str, 
 
 def gap(correction_dir: Path, stores: dict[str, Path]) -> float:
     """Distance between the mean corrected caption and the mean picture, held out."""
-    from hf_modalbridge import AutoCorrection
-
     correction = AutoCorrection.from_pretrained(correction_dir)
     text, image = (
         torch.from_numpy(np.asarray(EmbeddingStore.open(stores[f"{side}-test"])[:], np.float32))
         for side in ("captions", "images")
     )
-    return float((correction(text).mean(0) - correction.transform_target(image).mean(0)).norm())
+    moved, real = correction(text), correction.transform_target(image)
+    return centroid_gap(moved.double().mean(0), real.double().mean(0))
 
 
 def answer(model_dir: Path) -> None:

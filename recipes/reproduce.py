@@ -39,6 +39,7 @@ from hf_modalbridge import demo
 from hf_modalbridge.corrections import C3Shift, Correction, MeanShift, NoCorrection, ReAlign
 from hf_modalbridge.data import BridgeCollator, CaptionDataset
 from hf_modalbridge.evaluation import evaluate_captions
+from hf_modalbridge.functional.geometry import centroid_gap
 from hf_modalbridge.models import ModalBridgeForConditionalGeneration
 from hf_modalbridge.store import EmbeddingStore
 from hf_modalbridge.training import LoopConfig, train, train_only, warm_start_connector
@@ -156,13 +157,13 @@ def run(
         "items": measured["items"],
         "train_loss": float(np.mean([r["loss"] for r in result.rows[-50:]])),
         "warm_start_explains": explained,
-        "centroid_gap": centroid_gap(correction, row, stores, split),
+        "centroid_gap": held_out_gap(correction, row, stores, split),
         "seconds": result.seconds,
         "settings": asdict(settings),
     }
 
 
-def centroid_gap(correction: Correction, row: str, stores: dict[str, Path], split: str) -> float | None:
+def held_out_gap(correction: Correction, row: str, stores: dict[str, Path], split: str) -> float | None:
     """Distance of the means of what was trained on and what is used, on the captions and pictures of a split."""
     if row in ("blind", "paired"):
         return None
@@ -171,7 +172,7 @@ def centroid_gap(correction: Correction, row: str, stores: dict[str, Path], spli
         for s in ("captions", "images")
     ]
     moved, real = correction(sides[0]), correction.transform_target(sides[1])
-    return float((moved.double().mean(0) - real.double().mean(0)).norm())
+    return centroid_gap(moved.double().mean(0), real.double().mean(0))
 
 
 def ceiling(stores: dict[str, Path], split: str) -> float:
