@@ -15,10 +15,13 @@ __version__ = "0.1.0"
 
 # public name -> module that defines it; each room is loaded when one of its names is first asked for
 _NAMES = {
+    "AnisoAlign": "corrections",
     "AutoCorrection": "corrections",
+    "BlockCovariance": "corrections",
     "C3": "corrections",
     "C3Shift": "corrections",
     "Correction": "corrections",
+    "DiffusionLink": "corrections",
     "EmbeddingStore": "store",
     "EmbeddingStoreWriter": "store",
     "GapReport": "evaluation",
@@ -29,7 +32,12 @@ _NAMES = {
     "ModalBridgeProcessor": "models",
     "ModalityConfig": "models",
     "NoCorrection": "corrections",
+    "PairwiseAligner": "models",
+    "PairwiseConfig": "models",
+    "Procrustes": "corrections",
     "ReAlign": "corrections",
+    "RoleMeans": "corrections",
+    "SubspaceCCA": "corrections",
     "list_encoders": "encoders",
     "register_encoder": "encoders",
 }

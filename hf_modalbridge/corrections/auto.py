@@ -6,17 +6,36 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from hf_modalbridge.corrections.aniso_align import AnisoAlign
 from hf_modalbridge.corrections.base import Correction
+from hf_modalbridge.corrections.block_covariance import BlockCovariance
 from hf_modalbridge.corrections.c3 import C3, C3Shift
+from hf_modalbridge.corrections.diffusion_link import DiffusionLink
 from hf_modalbridge.corrections.mean_shift import MeanShift
 from hf_modalbridge.corrections.none import NoCorrection
+from hf_modalbridge.corrections.procrustes import Procrustes
 from hf_modalbridge.corrections.realign import ReAlign
+from hf_modalbridge.corrections.role_means import RoleMeans
 from hf_modalbridge.corrections.saving import load_config, load_tensors
+from hf_modalbridge.corrections.subspace_cca import SubspaceCCA
 
 __all__ = ["AutoCorrection"]
 
 _TYPES: dict[str, type[Correction]] = {
-    kind.correction_type: kind for kind in (NoCorrection, MeanShift, C3, C3Shift, ReAlign)
+    kind.correction_type: kind
+    for kind in (
+        NoCorrection,
+        MeanShift,
+        C3,
+        C3Shift,
+        RoleMeans,
+        BlockCovariance,
+        ReAlign,
+        AnisoAlign,
+        Procrustes,
+        SubspaceCCA,
+        DiffusionLink,
+    )
 }
 
 

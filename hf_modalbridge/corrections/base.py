@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hf_modalbridge.corrections.saving import SavedCorrection
 from hf_modalbridge.corrections.statistics import unit_moments
@@ -26,8 +26,13 @@ class Correction(SavedCorrection):
     training, `transform_target` is what a real target embedding goes through at inference, and `standardize`
     brings either to the fixed scale that a connector reads.
 
-    Statistics are persistent float64 buffers. They follow the module to other devices and ignore `.half()`,
+    Statistics are persistent float64 buffers, and weights of networks inside are buffers too (`_add_network`):
+    neither ever trains with a model around it. They follow the module to other devices and ignore `.half()`,
     `.to(torch.bfloat16)` and `from_pretrained(dtype=...)`.
+
+    `paired` says whether `fit` takes rows that correspond, and `merges` whether `from_moments` builds the
+    correction from statistics gathered in parts; the others have to be fitted again on all parts together
+    (a list of parts is one side of a fit).
 
     Args:
         dim: Width of the embeddings.
@@ -39,6 +44,9 @@ class Correction(SavedCorrection):
 
     correction_type: ClassVar[str]
     hyper_parameters: ClassVar[tuple[str, ...]] = ()
+    fit_options: ClassVar[tuple[str, ...]] = ()  # of `_fit` alone: how to fit, not what, and not in the config
+    paired: ClassVar[bool] = False
+    merges: ClassVar[bool] = False
 
     source_mean: Tensor
     source_trace: Tensor
@@ -76,14 +84,16 @@ class Correction(SavedCorrection):
         seed: int = 0,
         batch_size: int = BATCH_ROWS,
         progress: bool = False,
+        pairs: str | None = None,
         source_encoder: Mapping[str, Any] | None = None,
         target_encoder: Mapping[str, Any] | None = None,
         **hyper: Any,
     ) -> Self:
-        """Fit on unpaired embeddings, streaming in float64; memory does not grow with the rows.
+        """Fit on embeddings, streaming in float64; memory does not grow with the rows unless the class says so.
 
-        Rows are normalised on the way. Source and target need neither the same number of rows nor any order.
-        Fit on data of the domain that will be corrected, and not on the pairs of an evaluation.
+        Rows are normalised on the way. Unless the class is `paired`, source and target need neither the same
+        number of rows nor any order. Fit on data of the domain that will be corrected, and not on the pairs
+        of an evaluation.
 
         Args:
             source: Array or tensor `(n, dim)`, an `EmbeddingStore`, or a list of such parts.
@@ -91,6 +101,8 @@ class Correction(SavedCorrection):
             seed: For corrections that draw random numbers while fitting; the closed-form ones do not.
             batch_size: Rows read at once.
             progress: Whether to show progress bars.
+            pairs: For corrections that are `paired`, given two stores: the column of both whose equal values
+                pair rows; by default their ids. Rows of anything else correspond by position.
             source_encoder: Fingerprint of the source's encoder; a store brings its own.
             target_encoder: The same for the target.
             **hyper: Hyper-parameters of this correction.
@@ -99,9 +111,19 @@ class Correction(SavedCorrection):
             The fitted correction, in eval mode.
 
         Raises:
-            ValueError: If a side is empty, the widths differ, or a row is not finite or zero.
+            ValueError: If a side is empty, the widths differ, a row is not finite or zero, or rows of a paired
+                correction do not correspond or are too few.
             TypeError: If a hyper-parameter is unknown.
         """
+        if cls.paired:
+            from hf_modalbridge.corrections.joining import join_pairs
+
+            source, target = join_pairs(source, target, pairs)
+        elif pairs is not None:
+            raise ValueError(
+                f"{cls.__name__} is fitted on unpaired rows and has no use for pairs={pairs!r}. Leave it out, or "
+                "fit a paired correction such as Procrustes."
+            )
         streams = [RowStream(d, what, batch_size, progress) for d, what in ((source, "source"), (target, "target"))]
         if streams[0].dim != streams[1].dim:
             raise ValueError(
@@ -109,6 +131,7 @@ class Correction(SavedCorrection):
                 "works inside one "
                 "contrastive space; take both from the two towers of one dual encoder."
             )
+        options = {name: hyper.pop(name) for name in cls.fit_options if name in hyper}
         unknown = sorted(set(hyper) - set(cls.hyper_parameters))
         if unknown:
             raise TypeError(
@@ -123,10 +146,19 @@ class Correction(SavedCorrection):
             target_rows=streams[1].rows,
             **hyper,
         )
-        correction._fit(streams[0], streams[1], torch.Generator().manual_seed(seed))
+        correction._fit(streams[0], streams[1], torch.Generator().manual_seed(seed), **options)
+        return correction.requires_grad_(False).eval()
+
+    @classmethod
+    def _from_sides(cls, source: Moments, target: Moments, output: Moments | None = None, **kwargs: Any) -> Self:
+        """Build from merged statistics of both sides and of the transformed target, by default the target's."""
+        correction = cls(source.dim, source_rows=source.count, target_rows=target.count, **kwargs)
+        correction._set("source", source)
+        correction._set("target", target)
+        correction._set("output", target if output is None else output)
         return correction.eval()
 
-    def _fit(self, source: RowStream, target: RowStream, generator: torch.Generator) -> None:
+    def _fit(self, source: RowStream, target: RowStream, generator: torch.Generator, **options: Any) -> None:
         """Compute the statistics of both sides, the correction's own, and those of its output."""
         self._set("source", unit_moments(source))
         self._set("target", unit_moments(target))
@@ -250,6 +282,14 @@ class Correction(SavedCorrection):
     def _add_statistic(self, name: str, *shape: int) -> None:
         """Register a statistic. The explicit dtype is what keeps it under `from_pretrained(dtype=...)`."""
         self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
+
+    def _add_network(self, name: str, network: nn.Module) -> None:
+        """Add a network whose weights are persistent buffers of their own dtype: saved, cast-proof, frozen."""
+        for module in network.modules():
+            for key, parameter in list(module.named_parameters(recurse=False)):
+                delattr(module, key)
+                module.register_buffer(key, parameter.detach())
+        self.add_module(name, network)
 
     def _set(self, side: str, moments: Moments) -> None:
         """Store the moments of one side."""

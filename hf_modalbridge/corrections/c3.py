@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ class _Noisy(Correction):
     """A shift, then isotropic noise in training."""
 
     hyper_parameters: ClassVar[tuple[str, ...]] = ("noise_norm",)
+    merges: ClassVar[bool] = True
 
     def __init__(self, dim: int, *, noise_norm: float = 0.0, **kwargs: Any) -> None:
         super().__init__(dim, **kwargs)
@@ -69,14 +70,14 @@ class C3(_Noisy):
     """C3 as released: each side loses its own mean (arXiv 2401.08567, section 4).
 
     Training: y^ = N(N(y) - mu_y + n), n ~ N(0, sigma^2 I). Inference: x^ = N(N(x) - mu_x). Both sides end
-    around the origin; a real target embedding is therefore centred by `transform_target`.
+    around the origin; a real target embedding is therefore centred by `transform_target`. Parts merge exactly
+    (`from_moments`).
 
     Args:
         dim: Width of the embeddings.
         noise_norm: sigma * sqrt(dim), the typical length of the noise, comparable across widths. The release
-        has
-            sigma^2 = 0.016 at width 512, a norm of 2.86, which is the default; 0.25 and 0.72 fit numbers that
-            later papers report for C3.
+            has sigma^2 = 0.016 at width 512, a norm of 2.86, which is the default; 0.25 and 0.72 fit numbers
+            that later papers report for C3.
         **kwargs: As for `Correction`.
     """
 
@@ -84,6 +85,21 @@ class C3(_Noisy):
 
     def __init__(self, dim: int, *, noise_norm: float = 2.86, **kwargs: Any) -> None:
         super().__init__(dim, noise_norm=noise_norm, **kwargs)
+
+    @classmethod
+    def from_moments(cls, source: Moments, target: Moments, centred: Moments, **kwargs: Any) -> Self:
+        """Build from statistics that were gathered elsewhere, in parts or on several machines.
+
+        Args:
+            source: Moments of the unit rows of the source (`unit_moments` of the parts, merged).
+            target: Moments of the unit rows of the target.
+            centred: Moments of the centred target (`centred_moments` of the parts, merged).
+            **kwargs: `noise_norm`, and as for `Correction`.
+
+        Returns:
+            The fitted correction, in eval mode.
+        """
+        return cls._from_sides(source, target, centred, **kwargs)
 
     def _shift(self) -> Tensor:
         return -self.source_mean
@@ -98,7 +114,8 @@ class C3(_Noisy):
 class C3Shift(_Noisy):
     """C3 as later papers describe it, a shift onto the target's mean (arXiv 2605.07825, appendix B.3).
 
-    Training: y^ = N(N(y) - mu_y + mu_x + n), n ~ N(0, sigma^2 I). The target stays as it is.
+    Training: y^ = N(N(y) - mu_y + mu_x + n), n ~ N(0, sigma^2 I). The target stays as it is. Parts
+    merge exactly (`from_moments`).
 
     Args:
         dim: Width of the embeddings.
@@ -111,6 +128,20 @@ class C3Shift(_Noisy):
 
     def __init__(self, dim: int, *, noise_norm: float = 0.72, **kwargs: Any) -> None:
         super().__init__(dim, noise_norm=noise_norm, **kwargs)
+
+    @classmethod
+    def from_moments(cls, source: Moments, target: Moments, **kwargs: Any) -> Self:
+        """Build from statistics that were gathered elsewhere, in parts or on several machines.
+
+        Args:
+            source: Moments of the unit rows of the source (`unit_moments` of the parts, merged).
+            target: Moments of the unit rows of the target.
+            **kwargs: `noise_norm`, and as for `Correction`.
+
+        Returns:
+            The fitted correction, in eval mode.
+        """
+        return cls._from_sides(source, target, **kwargs)
 
     def _shift(self) -> Tensor:
         return self.target_mean - self.source_mean

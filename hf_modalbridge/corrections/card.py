@@ -10,13 +10,20 @@ from torch import Tensor
 
 from hf_modalbridge.fingerprint import describe_fingerprint
 
-__all__ = ["correction_card"]
+__all__ = ["PAPERS", "correction_card"]
 
-_PAPERS = {
+PAPERS = {
     "mean_shift": "step 1 of ReAlign, [arXiv 2602.07026](https://arxiv.org/abs/2602.07026)",
     "c3": "C3 with own-mean removal, [arXiv 2401.08567](https://arxiv.org/abs/2401.08567)",
     "c3_shift": "C3 as a shift onto the target's mean, [arXiv 2605.07825](https://arxiv.org/abs/2605.07825), "
     "appendix B.3",
+    "gr": "GR-CLIP, own-mean removal by role, [arXiv 2507.19054](https://arxiv.org/abs/2507.19054)",
+    "block_covariance": "block-wise covariance matching, the baseline of "
+    "[arXiv 2602.07026](https://arxiv.org/abs/2602.07026), table 3",
+    "procrustes": "orthogonal Procrustes (Schönemann 1966) on centred pairs",
+    "subspace_cca": "subspace CCA and an affine map, after [arXiv 2503.05283](https://arxiv.org/abs/2503.05283)",
+    "diffusion_link": "Diffusion-Link, after [arXiv 2510.11330](https://arxiv.org/abs/2510.11330)",
+    "aniso_align": "AnisoAlign, [arXiv 2605.07825](https://arxiv.org/abs/2605.07825)",
     "realign": "ReAlign, [arXiv 2602.07026](https://arxiv.org/abs/2602.07026)",
 }
 
@@ -46,7 +53,7 @@ tags: [modality-gap, correction, {kind}]
 
 # A `{kind}` correction of the modality gap, width {config["dim"]}
 
-Method: {_PAPERS.get(kind, "none; embeddings pass through")}. It moves source embeddings to the target's side
+Method: {PAPERS.get(kind, "none; embeddings pass through")}. It moves source embeddings to the target's side
 of a contrastive space; centroid gap before: {gap:.4f}.
 
 | side | encoder | rows of the fit | length of the mean | trace of the covariance |
@@ -60,7 +67,7 @@ correction = AutoCorrection.from_pretrained("this repo or directory")
 surrogate = correction(text_embeddings)  # (n, {config["dim"]}) -> (n, {config["dim"]})
 ```
 
-The statistics are float64 in `correction.safetensors`. They describe these two encoders and the domain of
-the fit; embeddings of another encoder are refused. The licences of the encoder and of the data of the fit
-apply.
+The statistics are float64 in `correction.safetensors`, and weights of networks float32. They describe
+these two encoders and the domain of the fit; embeddings of another encoder are refused. The licences of the
+encoder and of the data of the fit apply.
 """

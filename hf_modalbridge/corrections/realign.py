@@ -26,10 +26,12 @@ class ReAlign(Correction):
         mu' = mean of e' over the source
         y^  = N(e' - mu' + mu_x)          step 3, centroid;  the target stays as it is
 
-    The fit passes twice over the source (mu_y, then mu') and once over the target.
+    The fit passes twice over the source (mu_y, then mu') and once over the target. Parts merge exactly
+    (`from_moments`).
     """
 
     correction_type: ClassVar[str] = "realign"
+    merges: ClassVar[bool] = True
 
     scale: Tensor
     drift_mean: Tensor
@@ -52,13 +54,10 @@ class ReAlign(Correction):
         Returns:
             The fitted correction, in eval mode.
         """
-        correction = cls(source.dim, source_rows=source.count, target_rows=target.count, **kwargs)
-        correction._set("source", source)
-        correction._set("target", target)
-        correction._set("output", target)
+        correction = cls._from_sides(source, target, **kwargs)
         correction.scale.fill_(realign_scale(source.trace, target.trace))
         correction.drift_mean.copy_(drift.mean)
-        return correction.eval()
+        return correction
 
     def _fit_statistics(self, source: RowStream, generator: torch.Generator) -> None:
         self.scale.fill_(realign_scale(float(self.source_trace), float(self.target_trace)))

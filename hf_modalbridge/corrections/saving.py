@@ -115,7 +115,7 @@ class SavedCorrection(nn.Module):
         folder = Path(directory)
         folder.mkdir(parents=True, exist_ok=True)
         config = self.to_config()
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.named_buffers()}
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
         save_file(tensors, folder / TENSOR_FILE, metadata={"format": "pt", "config": json.dumps(config)})
         (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         (folder / "README.md").write_text(correction_card(config, tensors), encoding="utf-8")
@@ -166,6 +166,8 @@ class SavedCorrection(nn.Module):
 
         api = HfApi(token=token)
         api.create_repo(repo_id, private=private, exist_ok=True)
+        if revision is not None:
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
             commit = api.upload_folder(
@@ -204,10 +206,25 @@ def fetch(path_or_repo: str | os.PathLike[str], name: str, revision: str | None 
             "Check the spelling."
         )
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HFValidationError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     try:
         return Path(hf_hub_download(str(path_or_repo), name, revision=revision))
+    except RevisionNotFoundError as error:
+        raise FileNotFoundError(
+            f"the repo {str(path_or_repo)!r} has no revision {revision!r}. Give a branch, tag or commit that it has."
+        ) from error
+    except LocalEntryNotFoundError as error:
+        raise FileNotFoundError(
+            f"{name} of {str(path_or_repo)!r} is not in the cache, and the Hub cannot be reached. Connect, or leave "
+            "offline mode, or download it first."
+        ) from error
     except (HFValidationError, RepositoryNotFoundError, EntryNotFoundError) as error:
         raise FileNotFoundError(
             f"{str(path_or_repo)!r} is neither a directory here nor a repo on the Hub with a file {name} "
@@ -265,7 +282,7 @@ def load_tensors(
             found = {key[len(prefix) :]: file.get_tensor(key) for key in keys if key.startswith(prefix)}
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged ({error}). Download or save the correction again.") from error
-    expected = dict(correction.named_buffers())
+    expected = correction.state_dict()
     if set(found) != set(expected):
         raise ValueError(
             f"{path} does not hold a {correction.correction_type!r} correction: missing "

@@ -76,12 +76,13 @@ class RowStream:
         found = [part.encoder for part in self.parts if isinstance(part, EmbeddingSource) and part.encoder]
         return found[0] if found else None
 
-    def sum(self, function: Callable[[Tensor], Tensor], doing: str) -> Tensor:
+    def sum(self, function: Callable[[Tensor], Tensor], doing: str, shape: tuple[int, ...] | None = None) -> Tensor:
         """Go through the rows once and add up a function of them.
 
         Args:
             function: From float64 rows `(n, dim)` to a sum over them; NaN where a row has no direction.
             doing: Label of the progress bar.
+            shape: Of the sum; `(dim,)` by default.
 
         Returns:
             The float64 sum over all rows.
@@ -89,8 +90,9 @@ class RowStream:
         Raises:
             ValueError: If a row is not finite or is zero.
         """
-        total = torch.zeros(self.dim, dtype=torch.float64)
-        block = cache_rows(self.dim, 12)
+        total = torch.zeros(shape or (self.dim,), dtype=torch.float64)
+        # a sum that is larger than the rows of a block would be all that is read and written
+        block = max(cache_rows(self.dim, 12), total.numel() // self.dim)
         start = 0
 
         def work(batch: Tensor) -> tuple[Tensor, Tensor]:
@@ -103,7 +105,7 @@ class RowStream:
             return batch, partial
 
         with tqdm(total=self.rows, desc=f"{self.what} {doing}", unit="row", disable=not self.progress) as bar:
-            for batch, partial in map_in_order(work, self._batches()):
+            for batch, partial in map_in_order(work, self.batches()):
                 if not bool(partial.isfinite().all()):
                     check_rows(batch, range(start, start + len(batch)), self.what)
                     raise ValueError(f"the {self.what} has rows too large to sum, near row {start}. Normalise them.")
@@ -112,7 +114,12 @@ class RowStream:
                 bar.update(len(batch))
         return total
 
-    def _batches(self) -> Iterator[Tensor]:
+    def batches(self) -> Iterator[Tensor]:
+        """Go through the rows once, unchecked, in their own dtype.
+
+        Yields:
+            Blocks `(n, dim)` of at most `batch_size` rows, on the CPU.
+        """
         for part in self.parts:
             if isinstance(part, Tensor):
                 yield from (rows.cpu() for rows in part.split(self.batch_size))
