@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from .caption_nll import caption_nll, evaluate_captions
+from .cross_modal import cross_modal_retrieval, recomposition_quality
 from .gap_report import GapReport
+from .label_choice import label_choice
 from .n_way_choice import bootstrap_interval, choice_credit, draw_candidates
 from .scoring import CaptionScorer
 
@@ -13,6 +15,9 @@ __all__ = [
     "bootstrap_interval",
     "caption_nll",
     "choice_credit",
+    "cross_modal_retrieval",
     "draw_candidates",
     "evaluate_captions",
+    "label_choice",
+    "recomposition_quality",
 ]

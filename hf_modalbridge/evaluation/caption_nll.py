@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from .n_way_choice import bootstrap_interval, choice_credit, draw_candidates
 from .scoring import CaptionScorer
@@ -60,14 +61,15 @@ def evaluate_captions(
     question: str | None = None,
     n: int = 10,
     seed: int = 0,
+    references: int = 16,
     progress: bool = False,
     per_item: bool = False,
 ) -> dict[str, Any]:
     """Likelihood of the true caption and n-way caption choice, with 95 % bootstrap intervals over items.
 
     The raw choice takes the caption with the lowest negative log-likelihood per token. The calibrated one
-    takes the highest `log p(caption | item) - log p(caption | mean item)`, which takes out how likely a
-    caption is by itself; the mean item is the mean of the items' modality tokens. Ties count as fractions.
+    takes the highest `log p(caption | item) - mean of log p(caption | other item)` over a few other items, which
+    takes out how likely a caption is whatever the item. Ties count as fractions.
 
     Args:
         model: `ModalBridgeForConditionalGeneration`, in evaluation mode.
@@ -78,7 +80,8 @@ def evaluate_captions(
         kind: `embeds` are the modality's own, `imagine_embeds` text embeddings.
         question: Asked in the chat template; None uses the plain prompt.
         n: Captions to choose from.
-        seed: Seed of the distractors and the bootstrap.
+        seed: Seed of the distractors, the other items and the bootstrap.
+        references: How many other items.
         progress: Show a progress bar.
         per_item: Add the numbers of each item.
 
@@ -87,20 +90,27 @@ def evaluate_captions(
         each measure is `{"mean", "low", "high"}`.
 
     Raises:
-        ValueError: If there is not one caption an item, or there are fewer than `n` distinct captions.
+        ValueError: If there is not one caption an item, there are fewer than `n` distinct captions, or fewer than
+            two references.
     """
     _check_counts(embeddings, captions)
+    if references < 2:
+        raise ValueError(f"references={references}; give at least 2 other items to calibrate the choice by.")
     distinct, candidates = draw_candidates(captions, n, seed)
     scorer = CaptionScorer(model, processor, modality, distinct, question=question)
     features = scorer.features(embeddings, kind)
     log_probs = scorer.log_probs(features, candidates, progress)  # (items, n)
-    mean_item = features.double().mean(0, keepdim=True).to(features.dtype)
-    prior = scorer.log_probs(mean_item, np.arange(len(distinct))[None])[0]  # (distinct,)
+    others = np.random.default_rng(seed).permutation(len(features))[:references]
+    every = np.tile(np.arange(len(distinct)), (len(others), 1))
+    given_others = scorer.log_probs(features[torch.from_numpy(others)], every, progress)  # (references, distinct)
+    prior = given_others.mean(0)[candidates]  # (items, n)
+    for k, item in enumerate(others):  # an item is no reference for itself
+        prior[item] = np.delete(given_others, k, axis=0)[:, candidates[item]].mean(0)
     per_token = log_probs / scorer.token_counts[candidates]
     measures = {
         "nll_per_token": -per_token[:, 0],
         "raw": choice_credit(per_token),
-        "calibrated": choice_credit(log_probs - prior[candidates]),
+        "calibrated": choice_credit(log_probs - prior),
     }
     summary = {name: _summary(values, seed) for name, values in measures.items()}
     result: dict[str, Any] = {

@@ -156,10 +156,9 @@ def _tokenize(
             batch = processor.plain(part, modality)
         else:
             # the embedding only stands for one: of this batch nothing but the tokens is used
-            item = {
-                "type": modality,
-                "embedding": np.ones(processor.modalities[modality]["embedding_dim"], np.float32),
-            }
+            spec = processor.modalities[modality]
+            width = spec["embedding_dim"] * spec.get("input_tokens", 1)
+            item = {"type": modality, "embedding": np.ones(width, np.float32)}
             asked = {"role": "user", "content": [item, {"type": "text", "text": question}]}
             chats = [[asked, {"role": "assistant", "content": caption}] for caption in part]
             batch = processor.apply_chat_template(chats, return_labels=True)

@@ -71,16 +71,15 @@ def test_nll_is_per_token_of_the_true_caption(bridge, embeddings, world):
 
 def test_evaluation_by_hand(bridge, embeddings, world):
     captions = world.captions[:ITEMS]
-    result = evaluate_captions(*bridge, "image", embeddings, captions, n=4, seed=2, per_item=True)
+    result = evaluate_captions(*bridge, "image", embeddings, captions, n=4, seed=2, references=3, per_item=True)
     distinct, candidates = draw_candidates(captions, 4, seed=2)
-    model, processor = bridge
-    with torch.no_grad():
-        tokens = model.get_modality_features("image", embeds=torch.from_numpy(embeddings)).mean(0, keepdim=True)
+    others = np.random.default_rng(2).permutation(ITEMS)[:3]
     raw, calibrated, nll = [], [], []
     for i, row in enumerate(candidates):
         pairs = [log_prob(bridge, embeddings[i], distinct[c], None) for c in row]
         per_token = [lp / n for lp, n in pairs]
-        gains = [lp - prior(bridge, tokens, distinct[c]) for (lp, _), c in zip(pairs, row, strict=True)]
+        known = [[log_prob(bridge, embeddings[k], distinct[c], None)[0] for k in others if k != i] for c in row]
+        gains = [lp - np.mean(prior) for (lp, _), prior in zip(pairs, known, strict=True)]
         raw.append(float(np.argmax(per_token) == 0))
         calibrated.append(float(np.argmax(gains) == 0))
         nll.append(-per_token[0])
@@ -91,17 +90,6 @@ def test_evaluation_by_hand(bridge, embeddings, world):
     assert result["choice"]["raw"]["mean"] == pytest.approx(np.mean(raw))
     assert result["choice"]["raw"]["low"] <= np.mean(raw) <= result["choice"]["raw"]["high"]
     assert result["choice"]["chance"] == 0.25
-
-
-@torch.no_grad()
-def prior(bridge, tokens: torch.Tensor, caption: str) -> float:
-    """Log-probability of a caption after given modality tokens."""
-    model, processor = bridge
-    batch = processor.plain([caption], "image")
-    embeds = model.get_input_embeddings()(batch["input_ids"])
-    embeds[:, :3] = tokens
-    logits = model.language_model(inputs_embeds=embeds).logits[0, 2:-1]
-    return -F.cross_entropy(logits, batch["input_ids"][0, 3:], reduction="sum").item()
 
 
 def test_a_blind_model_is_at_chance_when_calibrated(bridge, world):
@@ -117,3 +105,5 @@ def test_a_blind_model_is_at_chance_when_calibrated(bridge, world):
 def test_captions_must_match_items(bridge, embeddings):
     with pytest.raises(ValueError, match="1 captions for 14 embeddings"):
         caption_nll(*bridge, "image", embeddings, ["a chair"])
+    with pytest.raises(ValueError, match="references=1; give at least 2"):
+        evaluate_captions(*bridge, "image", embeddings[:3], ["a", "b", "c"], n=2, references=1)
