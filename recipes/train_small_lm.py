@@ -26,13 +26,13 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast,
 
 from hf_modalbridge import demo
 
-MAX_TOKENS = 24
+MAX_TOKENS = 32
 SPECIAL_TOKENS = ["<unk>", "<s>", "</s>", "<pad>"]
 
 
 def training_texts() -> list[str]:
-    """Return the texts: WordNet's nouns in the style of captions, and the train captions four times."""
-    return [gloss.caption for gloss in demo.wordnet_glosses()] + demo.load_captions("train").captions * 4
+    """Return the texts: WordNet's nouns in the style of captions, and four times the train captions."""
+    return [gloss.description for gloss in demo.wordnet_glosses()] + demo.load_captions("train").descriptions * 4
 
 
 def train_tokenizer(texts: list[str], vocab_size: int) -> PreTrainedTokenizerFast:

@@ -54,13 +54,14 @@ def make_picture(seed: int, size: tuple[int, int] = (40, 32)) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-def make_dual_encoder(seed: int = 0) -> tuple[DualEncoderModel, DualEncoderProcessor]:
+def make_dual_encoder(seed: int = 0, **fields) -> tuple[DualEncoderModel, DualEncoderProcessor]:
     torch.manual_seed(seed)
     config = DualEncoderConfig(
         vision_config=EfficientNetLiteConfig(**TINY_TOWER),
         text_config=BertConfig(**TEXT, max_position_embeddings=64),
         projection_dim=12,
         projection_hidden_size=20,
+        **fields,
     )
     model = DualEncoderModel(config).eval()
     model.image_head.mean.uniform_(-1, 1)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-__all__ = ["SPLITS", "CaptionedPictures", "load_captions"]
+__all__ = ["SPLITS", "CaptionedPictures", "describe", "load_captions"]
 
 SPLITS = ("train", "validation", "test")
 
@@ -41,6 +42,14 @@ class CaptionedPictures(Sequence):
         row["image"] = Image.open(BytesIO(row["image"]["bytes"]))
         return row
 
+    @property
+    def descriptions(self) -> list[str]:
+        """The captions, each with up to four of its keywords behind a colon: "green pear: food, fruit"."""
+        if "keywords" not in self.table.column_names:
+            return list(self.captions)
+        pairs = zip(self.captions, self.table["keywords"].to_pylist(), strict=True)
+        return [describe(caption, keywords or ()) for caption, keywords in pairs]
+
     def column(self, name: str) -> list:
         """Read a whole column.
 
@@ -54,6 +63,26 @@ class CaptionedPictures(Sequence):
             KeyError: If there is no such column.
         """
         return self.table[name].to_pylist()
+
+
+def describe(caption: str, keywords: Iterable[str], limit: int = 4) -> str:
+    """Put keywords behind a caption.
+
+    Args:
+        caption: The caption.
+        keywords: Words or short phrases; those that the caption says already, and such as are no words, are left out.
+        limit: How many at most.
+
+    Returns:
+        The caption, and the keywords behind a colon if any are left.
+    """
+    said, kept = set(re.findall(r"[a-z]+", caption.lower())), []
+    for keyword in keywords:
+        words = re.findall(r"[a-z]+", keyword.lower())
+        if re.fullmatch(r"[A-Za-z]{3,}( [A-Za-z]+)*", keyword) and not said.issuperset(words):
+            kept.append(" ".join(words))
+            said.update(words)
+    return f"{caption}: {', '.join(kept[:limit])}" if kept else caption
 
 
 def demo_data_dir() -> Path:

@@ -14,7 +14,7 @@ from hf_modalbridge.demo.cache import build_once
 from hf_modalbridge.demo.legacy_weights import read_legacy_tensors
 from hf_modalbridge.demo.packages import EFFICIENTNET_LITE0, MINILM, SMOLLM2, PinnedPackage, extract_package
 
-__all__ = ["HEADS_FILE", "dual_encoder", "image_tower", "language_model", "sentence_tower"]
+__all__ = ["HEADS_FILE", "dual_encoder", "image_tower", "language_model", "point_encoder", "sentence_tower"]
 
 HEADS_FILE = Path(__file__).with_name("dual_encoder_heads.safetensors")
 """The trained heads that come with this package; recipes/train_dual_encoder.py makes them again."""
@@ -80,6 +80,25 @@ def dual_encoder(heads: str | Path | None = None) -> Path:
     digest = hashlib.sha256(heads.read_bytes()).hexdigest()
     name = _folder_name("dual-encoder", digest + EFFICIENTNET_LITE0.sha256 + MINILM.sha256)
     return build_once(name, lambda target: _assemble_dual_encoder(heads, target))
+
+
+def point_encoder() -> Path:
+    """The point cloud encoder that comes with this package, pre-trained by recipes/pretrain_points.py (float16).
+
+    Returns:
+        A folder for `load_encoder`, `AutoModel` and `AutoProcessor` (after `import hf_modalbridge.encoders`); load it
+        with `dtype=torch.float32` on a CPU. `made.json` in it holds the settings and the figures.
+
+    Raises:
+        FileNotFoundError: If the package was built without it.
+    """
+    folder = Path(__file__).with_name("point_encoder")
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(
+            f"no point encoder at {folder}; make it with `python recipes/pretrain_points.py --config "
+            "recipes/configs/pretrain_points.yaml`, and again with --ship."
+        )
+    return folder
 
 
 def _folder_name(name: str, contents: str) -> str:
@@ -188,8 +207,9 @@ def _assemble_dual_encoder(heads: Path, target: Path) -> None:
     with safe_open(heads, "pt") as file:
         shape = json.loads((file.metadata() or {}).get("config", "{}"))
         state = {name: file.get_tensor(name).float() for name in file.keys()}
+    size = shape.pop("image_size")
     config = DualEncoderConfig(
-        vision_config=AutoConfig.from_pretrained(vision),
+        vision_config=AutoConfig.from_pretrained(vision, image_size=size),
         text_config=AutoConfig.from_pretrained(text),
         **shape,
     )
@@ -206,7 +226,8 @@ def _assemble_dual_encoder(heads: Path, target: Path) -> None:
     model.eval().save_pretrained(target)
     tokenizer = AutoTokenizer.from_pretrained(text)
     tokenizer.model_max_length = 256  # what all-MiniLM-L6-v2 was evaluated with
-    DualEncoderProcessor(AutoImageProcessor.from_pretrained(vision), tokenizer).save_pretrained(target)
+    pictures = AutoImageProcessor.from_pretrained(vision, size={"height": size, "width": size})
+    DualEncoderProcessor(pictures, tokenizer).save_pretrained(target)
     for name, folder in (("EfficientNet-Lite0", vision), ("all-MiniLM-L6-v2", text)):
         (target / f"LICENSE.{name}").write_bytes((folder / "LICENSE").read_bytes())
     (target / "README.md").write_text(

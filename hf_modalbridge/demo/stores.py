@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from hf_modalbridge.demo.captions import SPLITS, load_captions
+from hf_modalbridge.demo.captions import SPLITS, describe, load_captions
 from hf_modalbridge.demo.models import dual_encoder
 from hf_modalbridge.demo.wordnet import wordnet_glosses
 
@@ -21,7 +21,7 @@ def prepare_stores(output: str | Path, nouns: bool = False) -> dict[str, Path]:
 
     Returns:
         Paths by name: `images-<split>`, `captions-<split>` and, if asked for, `nouns`. Row i of `images-<split>` and
-        of `captions-<split>` belong together; all have a column `text`.
+        of `captions-<split>` belong together; all have a column `text`: captions with their keywords.
     """
     from hf_modalbridge.data.embed import embed_items
     from hf_modalbridge.encoders import load_encoder
@@ -33,10 +33,10 @@ def prepare_stores(output: str | Path, nouns: bool = False) -> dict[str, Path]:
     for split in SPLITS:
         pictures = load_captions(split)
         rows[f"images-{split}"] = ("image", pictures)
-        rows[f"captions-{split}"] = ("text", list(zip(pictures.ids, pictures.captions, strict=True)))
+        rows[f"captions-{split}"] = ("text", list(zip(pictures.ids, pictures.descriptions, strict=True)))
     if nouns:
         # every third is enough to know the words of what no picture shows, in a third of the time
-        rows["nouns"] = ("text", [(gloss.id, gloss.caption) for gloss in wordnet_glosses()[::3]])
+        rows["nouns"] = ("text", [(gloss.id, gloss.description) for gloss in wordnet_glosses()[::3]])
     paths = {}
     for name, (modality, items) in rows.items():
         paths[name] = output / name
@@ -71,5 +71,9 @@ class Rows(Sequence):
         """Give a row as a dict."""
         item = self.items[index]
         if self.modality == "image":
-            return {"id": item["id"], "image": item["image"], "text": item["caption"]}
+            return {
+                "id": item["id"],
+                "image": item["image"],
+                "text": describe(item["caption"], item.get("keywords") or ()),
+            }
         return {"id": item[0], "text": item[1]}

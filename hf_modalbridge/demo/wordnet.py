@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hf_modalbridge.demo.cache import build_once, cache_dir
+from hf_modalbridge.demo.captions import describe
 from hf_modalbridge.demo.packages import file_sha256
 
 __all__ = ["CONCRETE_TOPICS", "Gloss", "wordnet_glosses"]
@@ -61,6 +62,11 @@ class Gloss:
     def caption(self) -> str:
         """The first word with its topic, in the style of the demo's captions."""
         return f"{self.words[0]}, {self.topic}"
+
+    @property
+    def description(self) -> str:
+        """The caption with up to three other words of the same meaning, in the style of the demo's descriptions."""
+        return describe(self.caption, self.words[1:], limit=3)
 
 
 def wordnet_glosses(

@@ -27,6 +27,8 @@ class DualEncoderConfig(PreTrainedConfig):
         projection_dropout: Dropout inside the heads, in training only.
         logit_scale: Factor of the cosines in the contrastive loss. A constant: learned at this size it falls
             to about 17 and the two modalities' centroids meet; held at CLIP's final 100 they stay apart.
+        vision_scales: Sizes, relative to the picture as the image processor gives it, at which the image tower
+            reads it; the head reads the features of all sizes side by side.
     """
 
     model_type = "modalbridge_dual_encoder"
@@ -41,6 +43,7 @@ class DualEncoderConfig(PreTrainedConfig):
     projection_hidden_size: int = 1024
     projection_dropout: float = 0.4
     logit_scale: float = 100.0
+    vision_scales: list[float] | tuple[float, ...] = (1.0,)
     initializer_range: float = 0.02
 
 
@@ -103,7 +106,7 @@ class DualEncoderModel(PreTrainedModel):
         self.vision_model = build_encoder(config.vision_config)
         self.text_model = build_encoder(config.text_config)
         shape = (config.projection_hidden_size, config.projection_dim, config.projection_dropout)
-        self.image_head = ProjectionHead(_width(config.vision_config), *shape)
+        self.image_head = ProjectionHead(_width(config.vision_config) * len(config.vision_scales), *shape)
         self.text_head = ProjectionHead(_width(config.text_config), *shape)
         self.post_init()
 
@@ -129,9 +132,10 @@ class DualEncoderModel(PreTrainedModel):
             pixel_values: `(items, 3, height, width)` float.
 
         Returns:
-            `(items, vision width)`.
+            `(items, scales * vision width)`.
         """
-        return self.vision_model.get_image_features(pixel_values=pixel_values)
+        sizes = [rescale_pixels(pixel_values, scale) for scale in self.config.vision_scales]
+        return torch.cat([self.vision_model.get_image_features(pixel_values=pixels) for pixels in sizes], dim=-1)
 
     def text_tower_features(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
@@ -228,6 +232,23 @@ class DualEncoderModel(PreTrainedModel):
                 loss = nn.functional.cross_entropy
                 out["loss"] = (loss(logits, target) + loss(logits.T, target)) / 2
         return out
+
+
+def rescale_pixels(pixel_values: Tensor, scale: float) -> Tensor:
+    """Resize pictures as a tensor.
+
+    Args:
+        pixel_values: `(items, 3, height, width)` float.
+        scale: New height by old height.
+
+    Returns:
+        `(items, 3, scale * height, scale * width)` in the dtype of `pixel_values`.
+    """
+    if scale == 1:
+        return pixel_values
+    size = [round(scale * side) for side in pixel_values.shape[-2:]]
+    resized = nn.functional.interpolate(pixel_values.float(), size, mode="bicubic", antialias=True)
+    return resized.to(pixel_values.dtype)
 
 
 def _width(config: PreTrainedConfig) -> int:

@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig
 from hf_modalbridge.encoders.image_processing import flatten_on_white, read_image
 from hf_modalbridge.encoders.registry import class_modalities
 
-__all__ = ["encode", "encoder_dim", "prepare_items", "readable_modalities"]
+__all__ = ["encode", "encode_tokens", "encoder_dim", "prepare_items", "readable_modalities"]
 
 _DIM_NAMES = ("embedding_dim", "projection_dim", "hidden_dim", "hidden_size")
 
@@ -104,6 +104,41 @@ def encode(model: nn.Module, modality: str, inputs: Mapping[str, Any], normalize
         )
     features = features.float()
     return nn.functional.normalize(features, dim=-1) if normalize else features
+
+
+def encode_tokens(model: nn.Module, modality: str, inputs: Mapping[str, Any], num_tokens: int) -> Tensor:
+    """Give the token features of prepared items, before any pooling.
+
+    They are the `last_hidden_state` of what `get_<modality>_features` returns, or, where that gives a bare tensor, of
+    the model's forward pass, if the modality is all that the model reads. For `num_tokens=1` it is the pooled embedding
+    as one token.
+
+    Args:
+        model: An encoder with `get_<modality>_features`.
+        modality: What the items are.
+        inputs: See `encode`.
+        num_tokens: Tokens that are expected.
+
+    Returns:
+        `(items, num_tokens, dim)` float32.
+
+    Raises:
+        ValueError: If the encoder does not read the modality, gives no tokens, or another number of them.
+    """
+    if num_tokens == 1:
+        return encode(model, modality, inputs, normalize=False)[:, None]
+    method = getattr(model, f"get_{modality}_features", None)
+    # the forward pass of a model of one modality has the tokens; of several, each method has to give its own
+    source = model.forward if readable_modalities(model) == (modality,) else method
+    output = None if source is None or method is None else source(**_accepted_inputs(source, inputs))
+    tokens = output if isinstance(output, Tensor) else getattr(output, "last_hidden_state", None)
+    if tokens is None or tokens.ndim != 3 or tokens.shape[1] != num_tokens:
+        found = "no tokens" if tokens is None else f"a tensor of shape {tuple(tokens.shape)}"
+        raise ValueError(
+            f"{type(model).__name__} gave {found} for {modality!r}; expected (items, {num_tokens}, dim). Its "
+            f"get_{modality}_features has to return a last_hidden_state of that many tokens, whatever the item."
+        )
+    return tokens.float()
 
 
 def _accepted_inputs(method: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:

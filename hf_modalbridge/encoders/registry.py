@@ -10,9 +10,11 @@ from typing import Any
 
 from transformers import (
     AutoConfig,
+    AutoFeatureExtractor,
     AutoImageProcessor,
     AutoModel,
     AutoProcessor,
+    FeatureExtractionMixin,
     PreTrainedConfig,
     PreTrainedModel,
 )
@@ -137,6 +139,8 @@ def register_encoder(
                     config_class, image_processor_classes={"pil": processor_class}, exist_ok=True
                 )
             else:
+                if isinstance(processor_class, type) and issubclass(processor_class, FeatureExtractionMixin):
+                    AutoFeatureExtractor.register(config_class, processor_class, exist_ok=True)
                 AutoProcessor.register(config_class, processor_class, exist_ok=True)
     return spec
 

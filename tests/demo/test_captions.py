@@ -54,3 +54,16 @@ def test_data_folder_can_be_named_by_the_environment(data_dir, monkeypatch):
     monkeypatch.setenv("MODALBRIDGE_DEMO_DATA", str(data_dir))
     assert demo.demo_data_dir() == data_dir
     assert len(demo.load_captions("train")) == 6
+
+
+@pytest.mark.parametrize(
+    ("keywords", "description"),
+    [
+        ([], "green pear"),
+        (["Food", "pear", "fruit", "food"], "green pear: food, fruit"),
+        (["pear-shaped", "x2", "ab", "green pear"], "green pear"),  # no words, or said already
+        (["one", "two", "three", "four", "five"], "green pear: one, two, three, four"),
+    ],
+)
+def test_description_is_the_caption_with_its_keywords(keywords, description):
+    assert demo.describe("green pear", keywords) == description

@@ -152,3 +152,14 @@ def test_other_seed_gives_other_weights():
     first, _ = make_dual_encoder(0)
     second, _ = make_dual_encoder(1)
     assert not torch.equal(first.image_head.fc1.weight, second.image_head.fc1.weight)
+
+
+@torch.no_grad()
+def test_head_reads_the_picture_at_all_sizes():
+    model, processor = make_dual_encoder(vision_scales=(1.0, 0.5))
+    pixels = prepare_items(processor, "image", [make_picture(0), make_picture(1)])["pixel_values"]
+    half = torch.nn.functional.interpolate(pixels, (16, 16), mode="bicubic", antialias=True)
+    tower = model.vision_model.get_image_features
+    want = torch.cat([tower(pixel_values=pixels), tower(pixel_values=half)], dim=1)
+    torch.testing.assert_close(model.image_tower_features(pixels), want)
+    torch.testing.assert_close(model.get_image_features(pixels), model.image_head(want))
