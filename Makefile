@@ -31,6 +31,7 @@ test-slow: models  ## the tests that take longer
 
 bench: setup  ## time the library beside what a user would otherwise run
 	$(PY) benchmarks/realign.py
+	$(PY) benchmarks/points.py
 
 demo: models  ## the main job on real pictures, from nothing to a model that answers, under 20 minutes
 	$(PY) recipes/demo.py

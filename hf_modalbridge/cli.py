@@ -11,11 +11,10 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
-from rich.markdown import Markdown
 from rich.markup import escape
 from rich.table import Table
 
@@ -30,19 +29,34 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-CorrectionType = enum.StrEnum("CorrectionType", ["none", "mean_shift", "c3", "c3_shift", "realign"])
+CorrectionType = enum.StrEnum(
+    "CorrectionType",
+    [
+        "none",
+        "mean_shift",
+        "c3",
+        "c3_shift",
+        "gr",
+        "block_covariance",
+        "realign",
+        "aniso_align",
+        "procrustes",
+        "subspace_cca",
+        "diffusion_link",
+    ],
+)
 Side = enum.StrEnum("Side", ["source", "target"])
 StoreDtype = enum.StrEnum("StoreDtype", ["float16", "float32", "float64"])
 
 Function = TypeVar("Function", bound=Callable[..., None])
 
 
-def _command(example: str, note: str = "") -> Callable[[Function], Function]:
+def _command(example: str, note: str = "", **settings: Any) -> Callable[[Function], Function]:
     """Register a command; its help is its docstring and one worked example, set as typed."""
 
     def register(function: Function) -> Function:
         example_block = f"\b\nExample{f' ({note})' if note else ''}:\n    {example}"
-        return app.command(help=f"{function.__doc__}\n\n{example_block}")(function)
+        return app.command(help=f"{function.__doc__}\n\n{example_block}", context_settings=settings)(function)
 
     return register
 
@@ -101,19 +115,31 @@ def fit(
     source: Annotated[Path, typer.Argument(help="Store of the source side, usually text.")],
     target: Annotated[Path, typer.Argument(help="Store of the target modality.")],
     out: Annotated[Path, typer.Argument(help="Directory of the correction to write.")],
-    type: Annotated[CorrectionType, typer.Option(help="Which correction.")] = CorrectionType.realign,
+    type: Annotated[
+        CorrectionType, typer.Option("--type", "--method", help="Which correction.")
+    ] = CorrectionType.realign,
+    pairs: Annotated[
+        str | None,
+        typer.Option(help="Few-pair corrections: column of both stores whose equal values pair rows; default: id."),
+    ] = None,
+    hyper: Annotated[
+        list[str] | None, typer.Option(help="Hyper-parameter of the type, NAME=VALUE; may be repeated.")
+    ] = None,
     noise_norm: Annotated[float | None, typer.Option(help="C3 only: length of the noise, sigma * sqrt(dim).")] = None,
     seed: Annotated[int, typer.Option(help="For corrections that draw random numbers.")] = 0,
     overwrite: Overwrite = False,
 ) -> None:
-    """Fit a correction of the modality gap on two stores; they need not be paired."""
+    """Fit a correction of the modality gap on two stores; only few-pair corrections need rows that correspond."""
     from hf_modalbridge.corrections import AutoCorrection
     from hf_modalbridge.store import EmbeddingStore
 
     _refuse_existing(out, overwrite)
-    hyper = {} if noise_norm is None else {"noise_norm": noise_norm}
+    settings = _settings(hyper or []) | ({} if noise_norm is None else {"noise_norm": noise_norm})
     stores = EmbeddingStore.open(source), EmbeddingStore.open(target)
-    correction = AutoCorrection.from_type(type.value).fit(*stores, seed=seed, progress=True, **hyper)
+    kind = AutoCorrection.from_type(type.value)
+    if pairs is not None:
+        settings["pairs"] = pairs
+    correction = kind.fit(*stores, seed=seed, progress=True, **settings)
     correction.save_pretrained(out)
     gap = float((correction.source_mean - correction.target_mean).norm())
     _say(
@@ -151,37 +177,48 @@ def apply(
 
 
 @_command(
-    "modalbridge report stores/text stores/image --correction corrections/realign --pairs id",
-    note="rows with the same id belong together",
+    "modalbridge report stores/text stores/image --corrected realign mean_shift --pairs --html report.html",
+    note="rows with the same id belong together; both types are fitted on one half and measured on the other",
 )
 def report(
     source: Annotated[Path, typer.Argument(help="Store of the source side, usually text.")],
     target: Annotated[Path, typer.Argument(help="Store of the target modality.")],
-    correction: Annotated[str | None, typer.Option(help="Also measure after this correction.")] = None,
-    modality: Annotated[str | None, typer.Option(help="Of a model with several.")] = None,
-    pairs: Annotated[
-        str | None, typer.Option(help="Column of both stores whose equal values pair rows, or id: adds retrieval.")
+    more: Annotated[list[str] | None, typer.Argument(help="Further names for --corrected.", show_default=False)] = None,
+    corrected: Annotated[
+        list[str] | None,
+        typer.Option(help="Compare: directory of a correction or model, store of corrected rows, or a type to fit."),
     ] = None,
-    max_pairs: Annotated[int, typer.Option(min=1, help="Pairs drawn for retrieval.")] = 2000,
-    out: Annotated[Path | None, typer.Option(help="Also write the numbers to this .json or .md file.")] = None,
+    pairs: Annotated[bool, typer.Option("--pairs", help="Rows with equal ids belong together: adds pairs.")] = False,
+    pair_column: Annotated[str | None, typer.Option(help="Pair rows by this column of both stores.")] = None,
+    modality: Annotated[str | None, typer.Option(help="Of a model with several.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page with plots.")] = None,
+    numbers: Annotated[Path | None, typer.Option("--json", help="Write the numbers.")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Write the tables.")] = None,
+    sample: Annotated[int, typer.Option(min=1, help="Most query rows of a side, and most pairs.")] = 10_000,
+    bootstrap: Annotated[int, typer.Option(min=0, help="Resamples of the intervals; 0: none.")] = 200,
+    seed: Annotated[int, typer.Option(help="Of samples, splits and resamples.")] = 0,
 ) -> None:
-    """Report means, traces, the centroid gap and retrieval across two stores."""
-    from hf_modalbridge.corrections import AutoCorrection
-    from hf_modalbridge.evaluation.gap_report import GapReport
-    from hf_modalbridge.evaluation.pairing import match_pairs
+    """Report the modality gap between two stores, compare corrections side by side, and recommend one."""
+    from hf_modalbridge.evaluation.gap_inputs import report_on_stores
     from hf_modalbridge.store import EmbeddingStore
 
-    stores = EmbeddingStore.open(source), EmbeddingStore.open(target)
-    loaded = AutoCorrection.from_pretrained(correction, modality) if correction else None
-    if loaded is not None:
-        loaded.check_encoder(stores[0].encoder, "source")
-        loaded.check_encoder(stores[1].encoder, "target")
-    matched = match_pairs(*stores, column=pairs, limit=max_pairs) if pairs else None
-    result = GapReport.compute(*stores, corrected=loaded, pairs=matched)
-    _console().print(Markdown(result.to_markdown()))
-    if out is not None:
-        text = json.dumps(result.to_dict(), indent=2) if out.suffix == ".json" else result.to_markdown()
-        out.write_text(text + "\n", encoding="utf-8")
+    if more and not corrected:
+        raise ValueError(f"got more than two stores: {' '.join(more)}. Name corrections after --corrected.")
+    result = report_on_stores(
+        EmbeddingStore.open(source),
+        EmbeddingStore.open(target),
+        [*(corrected or []), *(more or [])],
+        pair_column=pair_column or ("id" if pairs else None),
+        modality=modality,
+        sample=sample,
+        bootstrap=bootstrap,
+        seed=seed,
+        progress=sys.stderr.isatty(),
+    )
+    for path, text in ((html, result.to_html), (numbers, result.to_json), (markdown, result.to_markdown)):
+        if path is not None:
+            path.write_text(text() + "\n", encoding="utf-8")
+    result.print(_console())
 
 
 # ---- anything -------------------------------------------------------------------------------------------
@@ -212,10 +249,19 @@ def info(
 # ---- models ---------------------------------------------------------------------------------------------
 
 
-@_command("modalbridge chat runs/demo/realign/stage2/model chair.png")
+@_command(
+    'modalbridge chat --model runs/modalbridge-pc/stage2/model --points chair.glb "What is this?"',
+    note="--images FILE, --touch FILE and so on, by the names of the modalities that the model reads",
+    ignore_unknown_options=True,
+)
 def chat(
-    model: Annotated[str, typer.Argument(help="Model: directory or repo id.")],
-    file: Annotated[Path | None, typer.Argument(help="The item to talk about, such as an image file.")] = None,
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[MODEL] [FILE] [QUESTION]...", help="Model, unless --model names it; the item's file; questions."
+        ),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Model: directory or repo id.")] = None,
     store: Annotated[Path | None, typer.Option(help="Instead of a file: a store of embeddings.")] = None,
     row: Annotated[str | None, typer.Option(help="Id or number of the row in the store.")] = None,
     modality: Annotated[str | None, typer.Option(help="What it is, if the model reads several.")] = None,
@@ -224,7 +270,21 @@ def chat(
     device: Annotated[str, typer.Option(help="Where the model runs: cpu, cuda, ...")] = "cpu",
     revision: Revision = None,
 ) -> None:
-    """Chat in the terminal about an image file or a stored embedding; an empty line ends it."""
+    """Chat in the terminal about a file or a stored embedding; an empty line ends it."""
+    files, plain = _files_by_modality(words or [])
+    if model is None:
+        if not plain:
+            raise ValueError("which model? Give --model DIRECTORY_OR_REPO, or the same as the first word.")
+        model = plain.pop(0)
+    if not files and store is None and plain:
+        files = [(modality, Path(plain.pop(0)))]
+    if len(files) > 1:
+        raise ValueError(
+            f"a chat is about one item, but there are {len(files)}: {', '.join(str(f) for _, f in files)}."
+        )
+    file = None
+    if files:
+        ((modality, file),) = files
     from hf_modalbridge.models.conversation import Conversation
 
     conversation = Conversation.open(
@@ -237,10 +297,48 @@ def chat(
         revision=revision,
         max_new_tokens=max_new_tokens,
     )
-    for question in ask or []:
+    questions = [*plain, *(ask or [])]
+    for question in questions:
         _say(conversation.ask(question))
-    while not ask and (question := typer.prompt("you", default="", show_default=False)):
+    while not questions and (question := typer.prompt("you", default="", show_default=False)):
         _say(f"model: {conversation.ask(question)}")
+
+
+# ---- sharing --------------------------------------------------------------------------------------------
+
+
+@_command("modalbridge push runs/demo/realign/stage2/model org/modalbridge-demo --private")
+def push(
+    directory: Annotated[Path, typer.Argument(help="Store, correction, model, encoder or processor.")],
+    repo: Annotated[str, typer.Argument(help="Repo id on the Hub, such as org/name.")],
+    private: Annotated[bool | None, typer.Option("--private/--public", help="Of a new repo.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch to push to; made if missing.")] = None,
+    bundle: Annotated[
+        bool, typer.Option("--bundle/--no-bundle", help="Let a model take its code along, for trust_remote_code.")
+    ] = True,
+) -> None:
+    """Upload a directory to the Hub, download it again into an empty cache, and compare files and outputs."""
+    from hf_modalbridge.hub import push as push_directory
+
+    done = push_directory(directory, repo, private=private, revision=revision, bundle=bundle)
+    _say(f"{done.kind}: {done.files} files, {done.size / 1e6:,.1f} MB at {done.url}")
+    _say(f"came back the same: {', '.join(done.compared[:6])}{' ...' if len(done.compared) > 6 else ''}")
+
+
+def _files_by_modality(words: list[str]) -> tuple[list[tuple[str | None, Path]], list[str]]:
+    """Split words into `--<modality> FILE` pairs, whatever the modality's name, and the others."""
+    files: list[tuple[str | None, Path]] = []
+    plain, rest = [], iter(words)
+    for word in rest:
+        if not word.startswith("--"):
+            plain.append(word)
+            continue
+        name, equals, value = word.removeprefix("--").partition("=")
+        value = value if equals else next(rest, "")
+        if not value:
+            raise ValueError(f"{word} needs a file: --{name} FILE.")
+        files.append((name, Path(value)))
+    return files, plain
 
 
 def _console() -> Console:
@@ -251,6 +349,20 @@ def _console() -> Console:
 def _say(text: str) -> None:
     """Print one plain line."""
     typer.echo(text)
+
+
+def _settings(pairs: list[str]) -> dict[str, object]:
+    """Read NAME=VALUE; a value is a number, true, false or null as in JSON, and otherwise a word."""
+    settings: dict[str, object] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise ValueError(f"--hyper takes NAME=VALUE, such as --hyper rank=64; got {pair!r}.")
+        try:
+            settings[name] = json.loads(value)
+        except ValueError:
+            settings[name] = value
+    return settings
 
 
 def _refuse_existing(out: Path, overwrite: bool) -> None:

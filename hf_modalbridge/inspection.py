@@ -78,12 +78,16 @@ def _store(folder: Path, online: bool) -> Sections:
 def _correction(config: Mapping[str, Any]) -> dict[str, str]:
     known = {"correction_type", "dim", "source_encoder", "target_encoder", "source_rows", "target_rows"}
     hyper = {k: v for k, v in config.items() if k not in known | {"format_version", "library_version"}}
+    from hf_modalbridge.corrections import AutoCorrection
+
+    kind = AutoCorrection.types().get(config["correction_type"])
     return {
         "type": str(config["correction_type"]),
         "width": str(config.get("dim")),
         "hyper-parameters": ", ".join(f"{k} = {v}" for k, v in hyper.items()) or "none",
         "source": f"{describe_fingerprint(config.get('source_encoder'))}, {config.get('source_rows', 0):,} rows",
         "target": f"{describe_fingerprint(config.get('target_encoder'))}, {config.get('target_rows', 0):,} rows",
+        "fitted on": "unknown" if kind is None else "pairs" if kind.paired else "rows without partners",
         "fitted with": f"hf_modalbridge {config.get('library_version', 'unknown')}",
     }
 

@@ -1,13 +1,14 @@
-"""Fit a correction on two embedding stores, unpaired: text (source) and the modality (target).
+r"""Fit a correction on two embedding stores: text (source) and the modality (target).
 
 Needs `pip install hf-modalbridge`. Tested as:
 
-    python recipes/fit_correction.py type=realign source=stores/text target=stores/image
-    output=corrections/realign
+    python recipes/fit_correction.py type=realign source=stores/text target=stores/image \
+        output=corrections/realign
 
-Types are `none`, `mean_shift`, `c3`, `c3_shift` and `realign`; `hyper.NAME=VALUE` sets a hyper-parameter of
-the type, such as `hyper.noise_norm=0.5` of C3. The keys can also stand in a YAML file given as `--config
-FILE`.
+Types are those of `AutoCorrection.types()`, described in docs/corrections.md. Most need no pairs; `procrustes`,
+`subspace_cca` and `diffusion_link` do, and join the stores on their ids or on the column `pairs=COLUMN`.
+`hyper.NAME=VALUE` sets a hyper-parameter of the type, such as `hyper.noise_norm=0.5` of C3. The keys can also
+stand in a YAML file given as `--config FILE`.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ class FitConfig:
     output: str
     type: str = "realign"
     seed: int = 0
+    pairs: str | None = None
     hyper: dict[str, Any] = field(default_factory=dict)
 
 
@@ -42,9 +44,11 @@ def main() -> None:
         raise FileExistsError(f"{config.output} already holds a correction: remove it, or choose another output.")
     source, target = EmbeddingStore.open(config.source), EmbeddingStore.open(config.target)
     kind = AutoCorrection.from_type(config.type)
-    correction = kind.fit(source, target, seed=config.seed, progress=True, **config.hyper)
+    pairs = {} if config.pairs is None else {"pairs": config.pairs}
+    correction = kind.fit(source, target, seed=config.seed, progress=True, **pairs, **config.hyper)
     correction.save_pretrained(config.output)
-    print(f"{config.type} fitted on {len(source)} and {len(target)} rows, saved to {config.output}")
+    rows = f"{correction.source_rows} and {correction.target_rows} rows"
+    print(f"{config.type} fitted on {rows}, saved to {config.output}")
 
 
 if __name__ == "__main__":

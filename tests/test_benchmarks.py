@@ -27,3 +27,39 @@ def test_realign_benchmark(tmp_path):
     worst = float(re.search(r"float32 numbers: (\S+)", done.stdout)[1])
     assert worst < 1e-3, "both ways give the same rows, up to float16"
     assert [p.name for p in tmp_path.iterdir()] == ["table.md"], "the benchmark cleans up"
+
+
+@pytest.mark.slow
+def test_points_benchmark(tmp_path):
+    command = [sys.executable, "benchmarks/points.py", "--sizes", "600", "--repeats", "1"]
+    done = subprocess.run(
+        [*command, "--out", str(tmp_path / "table.md")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": ""},
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "table.md").read_text() == done.stdout
+    rows = [
+        line.split("|") for line in done.stdout.splitlines() if line.startswith("| ") and "not installed" not in line
+    ]
+    assert {row[3].strip() for row in rows[1:]} >= {"ours", "naive"}
+    assert all(float(row[7]) > 0.99 for row in rows[1:]), "all ways find the same"
+
+
+@pytest.mark.slow
+def test_aniso_align_benchmark(tmp_path):
+    command = [sys.executable, "benchmarks/aniso_align.py", "--rows", "600", "--dim", "32", "--repeats", "1"]
+    command += ["--set", "score_steps=4", "refine_steps=4", "--folder", str(tmp_path)]
+    command += ["--out", str(tmp_path / "table.md")]
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": ""},
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "table.md").read_text() == done.stdout and "| apply, rows/s |" in done.stdout
+    assert [p.name for p in tmp_path.iterdir()] == ["table.md"], "the benchmark cleans up"

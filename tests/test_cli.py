@@ -105,23 +105,43 @@ def test_from_raw_items_to_a_corrected_store(run, work, tmp_path):
 
 
 def test_report_measures_gap_and_retrieval(run, work, tmp_path):
-    run("fit", "text", "image", tmp_path / "c", "--type", "mean_shift")
-    numbers = tmp_path / "report.json"
-    code, out, _ = run("report", "text", "image", "--correction", tmp_path / "c", "--pairs", "id", "--out", numbers)
-    assert code == 0 and "centroid gap" in out and "recall@1" in out
+    run("fit", "text", "image", tmp_path / "moved", "--type", "mean_shift")
+    numbers, page, table = (tmp_path / f"report.{kind}" for kind in ("json", "html", "md"))
+    files = ("--json", numbers, "--html", page, "--markdown", table, "--bootstrap", 20)
+    code, out, err = run("report", "text", "image", "--corrected", tmp_path / "moved", "--pairs", *files)
+    assert code == 0 and "gap G_mu" in out and "R@1" in out, err
     got = json.loads(numbers.read_text())
     text, image = (EmbeddingStore.open(work / name)[:].astype(np.float64) for name in ("text", "image"))
     text, image = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (text, image))
     moved = text - text.mean(0) + image.mean(0)
     moved /= np.linalg.norm(moved, axis=1, keepdims=True)
-    for name, x in (("source", text), ("corrected", moved)):
-        assert got["sides"][name]["gap"] == pytest.approx(np.linalg.norm(x.mean(0) - image.mean(0)), abs=1e-9)
-        assert got["sides"][name]["trace"] == pytest.approx(np.sum(np.var(x, axis=0)), abs=1e-9)
+    for name, x in (("source", text), ("moved", moved)):
+        assert got["sides"][name]["gap"] == pytest.approx(np.linalg.norm(x.mean(0) - image.mean(0)), abs=1e-6)
+        assert got["sides"][name]["trace"] == pytest.approx(np.sum(np.var(x, axis=0)), abs=1e-6)
         nearest = (x @ image.T).argmax(1) == np.arange(50)
         assert got["retrieval"][name]["1"] == pytest.approx(nearest.mean())
-    assert got["pairs"] == 50 and got["sides"]["corrected"]["gap"] < 0.2 * got["sides"]["source"]["gap"]
-    code, out, _ = run("report", "text", "image", "--out", tmp_path / "report.md")
-    assert code == 0 and "recall" not in out and "| source | 50 |" in (tmp_path / "report.md").read_text()
+        assert got["sets"][name]["gap"]["low"] <= got["sets"][name]["gap"]["value"] <= got["sets"][name]["gap"]["high"]
+    assert got["pairs"] == 50 and got["sides"]["moved"]["gap"] < 0.2 * got["sides"]["source"]["gap"]
+    assert any("very rows of the source and target" in warning for warning in got["warnings"])
+    assert "| source | 50 |" in table.read_text() and "<svg" in page.read_text()
+    code, out, _ = run("report", "text", "image", "--bootstrap", 0)
+    assert code == 0 and "R@1" not in out
+
+
+def test_report_fits_types_on_the_half_that_it_does_not_measure(run, work, tmp_path):
+    numbers = tmp_path / "report.json"
+    run("fit", "text", "image", tmp_path / "c")
+    run("apply", tmp_path / "c", "text", tmp_path / "store")
+    names = ("mean_shift", "procrustes", tmp_path / "store")
+    code, _, err = run("report", "text", "image", "--corrected", *names, "--pairs", "--json", numbers, "--bootstrap", 0)
+    got = json.loads(numbers.read_text())
+    assert code == 0 and list(got["sets"]) == ["source", "mean_shift", "procrustes", "store"], err
+    assert got["settings"]["fitted_here"] == ["mean_shift", "procrustes"]
+    assert got["settings"]["fitting_rows"] == [25, 25]
+    assert got["pairs"] == 25 and all(side["rows"] == 25 for side in got["sides"].values())
+    assert not any("fitted on" in warning for warning in got["warnings"])
+    code, _, err = run("report", "text", "image", "--corrected", "procrustes")
+    assert code == 1 and "fitted on pairs" in err
 
 
 def test_info_says_what_things_are(run, work, tmp_path):
@@ -161,7 +181,9 @@ def test_every_command_has_help_with_an_example(run):
         (["fit", "text", "image", "text"], "text exists and is not empty"),
         (["fit", "text", "image", "new", "--noise-norm", "1"], "no hyper-parameter noise_norm"),
         (["apply", "encoder", "text", "new"], "no correction"),
-        (["report", "text", "image", "--pairs", "label"], "no column 'label'"),
+        (["report", "text", "image", "--pair-column", "label"], "no column 'label'"),
+        (["report", "text", "image", "--corrected", "nowhere"], "no type of correction"),
+        (["report", "text", "image", "more"], "more than two stores"),
         (["embed", "encoder", "nowhere.csv", "new", "--modality", "text"], "nowhere.csv"),
         (["embed", "encoder", "captions.jsonl", "text", "--modality", "text"], "text"),
     ],

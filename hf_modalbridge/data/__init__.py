@@ -8,6 +8,7 @@ from .batches import BatchPlan
 from .captions import CaptionDataset
 from .chats import ChatDataset, read_chats
 from .collate import BridgeCollator
+from .edge_plan import EdgePlan
 from .items import read_items
 
 __all__ = [
@@ -15,7 +16,9 @@ __all__ = [
     "BridgeCollator",
     "CaptionDataset",
     "ChatDataset",
+    "EdgePlan",
     "embed_items",
+    "embed_tokens",
     "read_chats",
     "read_items",
 ]
@@ -26,4 +29,8 @@ def __getattr__(name: str) -> Any:
         from .embed import embed_items
 
         return embed_items
+    if name == "embed_tokens":
+        from .embed_tokens import embed_tokens
+
+        return embed_tokens
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

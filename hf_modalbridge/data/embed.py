@@ -20,6 +20,7 @@ from hf_modalbridge.encoders import (
     prepare_items,
 )
 from hf_modalbridge.store import EmbeddingStore, EmbeddingStoreWriter
+from hf_modalbridge.store.manifest import Manifest
 
 __all__ = ["embed_items"]
 
@@ -140,12 +141,9 @@ def _checked(items: Iterable[Mapping[str, Any]], modality: str) -> Iterator[Mapp
 
 def _begun(out: Path, encoder: dict[str, Any]) -> tuple[dict[str, Any], Sequence[str]]:
     """Give the encoder and the ids of a store to go on with, if it is of this encoder."""
-    try:
-        store = EmbeddingStore.open(out, allow_incomplete=True)
-    except ValueError as error:
-        if "is empty" in str(error):  # stopped before its first shard
-            return encoder, []
-        raise
+    if not Manifest.read(out).rows:  # stopped before its first shard
+        return encoder, []
+    store = EmbeddingStore.open(out, allow_incomplete=True)
     if not fingerprints_match(store.encoder, encoder):
         raise ValueError(
             f"the store {out} was begun with {store.encoder}, and this encoder is {encoder}. Go on with the first one, "

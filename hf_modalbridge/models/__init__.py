@@ -13,6 +13,8 @@ _NAMES = {
     "ModalBridgeModel": "modeling_base",
     "ModalBridgeForConditionalGeneration": "modeling_modalbridge",
     "ModalBridgeProcessor": "processing_modalbridge",
+    "PairwiseAligner": "pairwise_aligner",
+    "PairwiseConfig": "configuration_pairwise",
 }
 __all__ = [
     "CONNECTORS",
@@ -22,6 +24,8 @@ __all__ = [
     "ModalBridgeModel",
     "ModalBridgeProcessor",
     "ModalityConfig",
+    "PairwiseAligner",
+    "PairwiseConfig",
 ]
 
 

@@ -114,9 +114,16 @@ def load_bridge_only(cls: Any, path: Any, config: Any = None, **kwargs: Any) -> 
     dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
     shared = {key: hub[key] for key in ("cache_dir", "local_files_only", "token") if key in hub}
     source = config.language_model_source
-    language_model = AutoModelForCausalLM.from_pretrained(
-        source["id"], revision=source.get("revision") or "main", dtype=dtype, **shared, **kwargs
-    )
+    try:
+        language_model = AutoModelForCausalLM.from_pretrained(
+            source["id"], revision=source.get("revision") or "main", dtype=dtype, **shared, **kwargs
+        )
+    except OSError as error:
+        raise FileNotFoundError(
+            f"the language model of the bridge {str(path)!r} is not beside it but at {source['id']!r} (revision "
+            f"{source.get('revision') or 'main'!r}), and could not be loaded from there: "
+            f"{' '.join(str(error).split())[:300]} Check that it still exists and that you may read it."
+        ) from error
     _check_base(language_model, source, "language model", path)
     fit_vocabulary(language_model, config.text_config.vocab_size)
     encoders = {}

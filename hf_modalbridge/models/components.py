@@ -94,6 +94,7 @@ def modalities_of(config: ModalBridgeConfig) -> dict[str, dict[str, Any]]:
             "placeholder_token_id": modality.placeholder_token_id,
             "tokens_per_item": modality.tokens_per_item,
             "embedding_dim": modality.embedding_dim,
+            **({} if modality.input_tokens is None else {"input_tokens": modality.input_tokens}),
         }
         for name, modality in config.modalities.items()
     }
@@ -109,7 +110,7 @@ def _modality_config(name: str, parts: Mapping[str, Any], tokenizer: Any) -> Mod
         if encoder is not None:
             fields.setdefault("encoder_config", encoder.config.to_dict())
             fields["encoder_source"] = describe_source(encoder, fields.get("encoder_source"))
-            fields.setdefault("embedding_dim", _encoder_dim(encoder))
+            fields.setdefault("embedding_dim", _encoder_dim(encoder, fields.get("input_tokens")))
         if correction is not None:
             if not correction.is_fitted:
                 raise ValueError(f"the correction of modality {name!r} has no statistics yet; fit it first.")
@@ -117,7 +118,10 @@ def _modality_config(name: str, parts: Mapping[str, Any], tokenizer: Any) -> Mod
             fields.setdefault("embedding_dim", correction.dim)
         fields["placeholder_token_id"] = add_placeholder(tokenizer, fields["placeholder_token"])
     config = ModalityConfig.from_dict(fields, name)
-    for what, dim in (("correction", getattr(correction, "dim", None)), ("encoder", _encoder_dim(encoder))):
+    for what, dim in (
+        ("correction", getattr(correction, "dim", None)),
+        ("encoder", _encoder_dim(encoder, config.input_tokens)),
+    ):
         if dim is not None and dim != config.embedding_dim:
             raise ValueError(
                 f"modality {name!r} has embedding_dim {config.embedding_dim}, but its {what} is for width "
@@ -129,11 +133,14 @@ def _modality_config(name: str, parts: Mapping[str, Any], tokenizer: Any) -> Mod
     return config
 
 
-def _encoder_dim(encoder: Any) -> int | None:
+def _encoder_dim(encoder: Any, input_tokens: int | None = None) -> int | None:
+    """Width of what the bridge reads of an encoder: its embedding, or one of its tokens."""
     if encoder is None:
         return None
     from hf_modalbridge.encoders import encoder_dim
 
+    if input_tokens is not None and input_tokens > 1:
+        return getattr(encoder.config, "hidden_size", None)
     return encoder_dim(encoder.config)
 
 

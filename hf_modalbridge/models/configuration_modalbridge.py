@@ -52,12 +52,19 @@ class ModalityConfig:
         correction_config: `Correction.to_config()`, or None: embeddings go in normalised and uncorrected.
         connector_type: A name in `CONNECTORS`.
         connector_hidden_size: Width of the connector's hidden layer; None means the language model's width.
+        connector_config: What a connector type needs beside that, see its class.
+        input_tokens: None reads one embedding an item. A number reads that many token features of the encoder (its
+            `last_hidden_state`), each `embedding_dim` wide, for connectors that look at tokens (`recompose`).
         num_tokens: Tokens that carry the embedding.
         token_mode: `repeat` projects once and gives `num_tokens` identical tokens (the ReVision form);
             `distinct` lets the connector's last layer give `num_tokens` different ones.
         constant_prompt: Number of learned constant tokens put before them.
         normalize: Whether embeddings are made unit rows first. A contrastive encoder's should be; a sensor's
             whose magnitude carries information should not, and cannot have a correction.
+        input_noise: Standard deviation of Gaussian noise on the connector's input while the connector trains,
+            relative to the input's own spread; the sum is scaled back to that spread. A caption's embedding
+            says all about the caption, a picture's only what the two share: a connector that never saw noise
+            trusts the latter too much (CapDec, arXiv 2211.00575; C3, arXiv 2401.08567).
     """
 
     embedding_dim: int
@@ -68,10 +75,13 @@ class ModalityConfig:
     correction_config: dict[str, Any] | None = None
     connector_type: str = "mlp2x_gelu"
     connector_hidden_size: int | None = None
+    connector_config: dict[str, Any] | None = None
+    input_tokens: int | None = None
     num_tokens: int = 4
     token_mode: Literal["repeat", "distinct"] = "repeat"
     constant_prompt: int = 0
     normalize: bool = True
+    input_noise: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse values that no connector can be built from."""
@@ -79,6 +89,14 @@ class ModalityConfig:
             value = getattr(self, name)
             if isinstance(value, int) and value < least:  # other types are refused by name right after
                 raise ValueError(f"{name} must be at least {least}, got {value}.")
+        if isinstance(self.input_noise, float) and not 0 <= self.input_noise < float("inf"):
+            raise ValueError(f"input_noise is a finite number >= 0, got {self.input_noise}.")
+        if self.input_tokens is not None and (self.input_tokens < 1 or self.correction_config is not None):
+            raise ValueError(
+                f"input_tokens is {self.input_tokens}: it is at least 1, and token features have no correction, "
+                "which is of "
+                "pooled embeddings. Leave one of the two out."
+            )
         if self.correction_config is not None and not self.normalize:
             raise ValueError(
                 "normalize=False cannot be combined with a correction: corrections are fitted on unit rows. "
@@ -231,5 +249,6 @@ class ModalBridgeConfig(PreTrainedConfig):
 
 
 # Importing this file may be what loads transformers' table, and registration then found the file half
-# imported.
-AutoConfig.register(ModalBridgeConfig.model_type, ModalBridgeConfig, exist_ok=True)
+# imported. Remote code must not register itself: it would stand in for the code of every other repository.
+if __name__.startswith("hf_modalbridge."):
+    AutoConfig.register(ModalBridgeConfig.model_type, ModalBridgeConfig, exist_ok=True)

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from transformers import initialization as init
 
 from .configuration_modalbridge import ModalityConfig
+from .recompose_connector import RecomposeConnector
 
-__all__ = ["CONNECTORS", "Connector", "LinearProjector", "MLPProjector"]
+__all__ = ["CONNECTORS", "Connector", "LinearProjector", "MLPProjector", "RecomposeConnector"]
 
 # E[gelu(x)^2] for x ~ N(0, 1): keeps the second layer's input at unit scale when it is initialised.
 _GELU_SECOND_MOMENT = 0.425
@@ -78,8 +79,12 @@ class MLPProjector(nn.Module):
 
 
 # connector_type -> projector class. A class takes (embedding_dim, hidden_dim, out_dim) and has `last`,
-# `init_weights`, `forward`.
-CONNECTORS: dict[str, type[nn.Module]] = {"linear": LinearProjector, "mlp2x_gelu": MLPProjector}
+# `init_weights`, `forward`; one with `reads_tokens` takes (config, hidden_size) and gives all tokens itself.
+CONNECTORS: dict[str, type[nn.Module]] = {
+    "linear": LinearProjector,
+    "mlp2x_gelu": MLPProjector,
+    "recompose": RecomposeConnector,
+}
 
 
 class Connector(nn.Module):
@@ -104,9 +109,19 @@ class Connector(nn.Module):
         self.num_tokens = config.num_tokens
         self.distinct = config.token_mode == "distinct"
         self.hidden_size = hidden_size
-        out_dim = hidden_size * (config.num_tokens if self.distinct else 1)
-        hidden_dim = config.connector_hidden_size or hidden_size
-        self.projector = CONNECTORS[config.connector_type](config.embedding_dim, hidden_dim, out_dim)
+        kind = CONNECTORS[config.connector_type]
+        self.reads_tokens = getattr(kind, "reads_tokens", False)
+        if self.reads_tokens:
+            self.projector = kind(config, hidden_size)
+        elif config.input_tokens not in (None, 1):
+            raise ValueError(
+                f"connector_type {config.connector_type!r} reads one embedding an item, but input_tokens is "
+                f"{config.input_tokens}. Use 'recompose', or leave input_tokens out and let the encoder pool."
+            )
+        else:
+            out_dim = hidden_size * (config.num_tokens if self.distinct else 1)
+            hidden_dim = config.connector_hidden_size or hidden_size
+            self.projector = kind(config.embedding_dim, hidden_dim, out_dim)
         if config.constant_prompt:
             self.constant_prompt = nn.Parameter(torch.zeros(config.constant_prompt, hidden_size))
         else:
@@ -132,8 +147,11 @@ class Connector(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.init_weights(std)
-        bias = self.projector.last.bias
-        bias.copy_(mean.repeat(bias.shape[0] // self.hidden_size))
+        if self.reads_tokens:
+            self.projector.init_from_embeddings(mean, std)
+        else:
+            bias = self.projector.last.bias
+            bias.copy_(mean.repeat(bias.shape[0] // self.hidden_size))
         if self.constant_prompt is not None:
             self.constant_prompt.add_(mean.to(self.constant_prompt))
 
@@ -141,14 +159,19 @@ class Connector(nn.Module):
         """Turn standardised embeddings into tokens.
 
         Args:
-            embeddings: `(items, embedding_dim)`.
+            embeddings: `(items, embedding_dim)`, or `(items, input_tokens, embedding_dim)` for a type that reads
+                tokens.
 
         Returns:
             `(items, constant_prompt + num_tokens, hidden_size)`.
         """
         items = embeddings.shape[0]
+        if not self.reads_tokens and embeddings.ndim == 3:  # input_tokens=1
+            embeddings = embeddings[:, 0]
         tokens = self.projector(embeddings)  # (items, hidden) or (items, num_tokens * hidden)
-        if self.distinct:
+        if self.reads_tokens:
+            pass
+        elif self.distinct:
             tokens = tokens.view(items, self.num_tokens, self.hidden_size)
         else:  # one pass of the projector for any number of tokens
             tokens = tokens.unsqueeze(1).expand(items, self.num_tokens, self.hidden_size)

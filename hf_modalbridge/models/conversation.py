@@ -49,7 +49,7 @@ class Conversation:
             file: The raw item; the model must hold the modality's encoder.
             store: Instead of it, an embedding store of the encoder that the model was built on.
             row: Id or number of the row in the store.
-            modality: What the item is; None if the model reads one modality only.
+            modality: What the item is, also as a plural; None if the model reads one modality only.
             device: Where the model runs.
             revision: Branch, tag or commit of the repo.
             max_new_tokens: Longest answer.
@@ -78,6 +78,9 @@ class Conversation:
             if len(names) != 1:
                 raise ValueError(f"the model reads {', '.join(names)}: say which of them the item is.")
             modality = names[0]
+        elif modality not in names and modality.removesuffix("s") in names:  # as in --points FILE
+            modality = modality.removesuffix("s")
+        loaded.config.modality(modality)
         if embeddings is None:
             item = {"type": modality, "path": str(file)}
         else:

@@ -14,16 +14,17 @@ from .chat import FlatChat
 __all__ = ["ItemArguments", "check_embeddings"]
 
 
-def check_embeddings(embeddings: Any, dim: int, modality: str) -> Tensor:
+def check_embeddings(embeddings: Any, dim: int, modality: str, tokens: int | None = None) -> Tensor:
     """Check embeddings that were computed elsewhere.
 
     Args:
         embeddings: `(items, dim)` array or tensor, or a list of vectors.
         dim: The modality's width.
         modality: Its name, for the messages.
+        tokens: Of a modality that is read as token features: their number; items are `(tokens, dim)` or flattened.
 
     Returns:
-        `(items, dim)` floating tensor in its own dtype.
+        `(items, dim)`, or `(items, tokens * dim)`, floating tensor in its own dtype.
 
     Raises:
         ValueError: On another shape, or non-finite or zero rows, which are listed.
@@ -35,6 +36,13 @@ def check_embeddings(embeddings: Any, dim: int, modality: str) -> Tensor:
             embeddings = torch.from_numpy(np.array(embeddings))  # a copy: memory maps are read-only
     if not embeddings.is_floating_point():
         embeddings = embeddings.float()
+    if tokens is not None:
+        flat = (
+            embeddings.flatten(1)
+            if embeddings.ndim == 3 and tuple(embeddings.shape[1:]) == (tokens, dim)
+            else embeddings
+        )
+        dim, embeddings = tokens * dim, flat
     if embeddings.ndim != 2 or embeddings.shape[1] != dim:
         raise ValueError(
             f"embeddings of modality {modality!r} have shape {tuple(embeddings.shape)}, expected (items, "
@@ -148,7 +156,9 @@ class ItemArguments:
                 )
             ((route, values),) = routes.items()
             if route in ("embeds", "imagine_embeds"):
-                prepared[name] = {route: check_embeddings(values, modalities[name]["embedding_dim"], name)}
+                spec = modalities[name]
+                checked = check_embeddings(values, spec["embedding_dim"], name, spec.get("input_tokens"))
+                prepared[name] = {route: checked}
                 continue
             if name not in encoder_processors:
                 raise ValueError(

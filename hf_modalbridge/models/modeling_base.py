@@ -121,15 +121,19 @@ class ModalBridgeModel(ModalBridgePreTrainedModel):
             **inputs: What its encoder takes, `pixel_values` for instance; the first axis is the items.
 
         Returns:
-            `(items, embedding_dim)` float32, unit rows unless the modality is configured otherwise.
+            `(items, embedding_dim)` float32, unit rows unless the modality is configured otherwise; with
+            `input_tokens`, `(items, input_tokens, embedding_dim)`.
 
         Raises:
             ValueError: If the modality has no encoder in this model.
         """
-        from hf_modalbridge.encoders import encode
+        from hf_modalbridge.encoders import encode, encode_tokens
 
         config = self.config.modality(modality)
         encoder = self._encoder(modality)
+        if config.input_tokens is not None:
+            tokens = encode_tokens(encoder, modality, _move(inputs, encoder), config.input_tokens)
+            return self._check_dim(tokens, modality)
         return self._check_dim(encode(encoder, modality, _move(inputs, encoder), config.normalize), modality)
 
     def imagine(self, modality: str, text_embeds: Tensor | None = None, **text_inputs: Any) -> Tensor:
@@ -169,7 +173,8 @@ class ModalBridgeModel(ModalBridgePreTrainedModel):
 
         Args:
             modality: Its name.
-            **inputs: One of `embeds` `(items, embedding_dim)`; the encoder's inputs; `imagine_embeds`, text
+            **inputs: One of `embeds` `(items, embedding_dim)`, with `input_tokens` `(items, input_tokens,
+                embedding_dim)` or these flattened as a store keeps them; the encoder's inputs; `imagine_embeds`, text
                 embeddings that the correction is yet to move; or `imagine_` before each of the text tower's
                 inputs.
 
@@ -187,6 +192,9 @@ class ModalBridgeModel(ModalBridgePreTrainedModel):
         else:
             embeds = torch.as_tensor(inputs["embeds"]) if kind == "embeds" else self.embed(modality, **inputs)
             embeds = self._check_dim(embeds, modality).to(self._bridge_device(modality)).float()
+            if config.input_tokens is not None:  # their connectors know where the tokens lie
+                tokens = F.normalize(embeds, dim=-1) if config.normalize else embeds
+                return self.connectors[modality](tokens.to(next(self.connectors[modality].parameters()).dtype))
             if modality in self.corrections:
                 embeds = self.corrections[modality].transform_target(embeds)
             elif config.normalize:
@@ -197,6 +205,9 @@ class ModalBridgeModel(ModalBridgePreTrainedModel):
         elif config.normalize:  # what standardize does for mean 0 and trace 1, which unit rows have at most
             embeds = embeds * config.embedding_dim**0.5
         connector = self.connectors[modality]
+        if connector.training and config.input_noise:
+            noisy = embeds + config.input_noise * torch.randn_like(embeds)
+            embeds = noisy / (1 + config.input_noise**2) ** 0.5
         return connector(embeds.to(next(connector.parameters()).dtype))  # (items, tokens, hidden)
 
     def get_inputs_embeds(
@@ -302,7 +313,16 @@ class ModalBridgeModel(ModalBridgePreTrainedModel):
         return next(self.connectors[modality].parameters()).device
 
     def _check_dim(self, embeds: Tensor, modality: str) -> Tensor:
-        dim = self.config.modality(modality).embedding_dim
+        config = self.config.modality(modality)
+        dim, tokens = config.embedding_dim, config.input_tokens
+        if tokens is not None:
+            if tuple(embeds.shape[1:]) not in ((tokens, dim), (tokens * dim,)):
+                raise ValueError(
+                    f"token features of modality {modality!r} have shape {tuple(embeds.shape)}, expected (items, "
+                    f"{tokens}, "
+                    f"{dim}), or (items, {tokens * dim}). Are they from the encoder that this model was built on?"
+                )
+            return embeds.reshape(-1, tokens, dim)
         if embeds.ndim != 2 or embeds.shape[1] != dim:
             raise ValueError(
                 f"embeddings of modality {modality!r} have shape {tuple(embeds.shape)}, expected (items, "
@@ -325,10 +345,11 @@ def _input_kind(modality: str, inputs: Mapping[str, Any]) -> str:
 
 
 def _move(inputs: Mapping[str, Any], encoder: nn.Module) -> dict[str, Any]:
-    """Bring inputs to the encoder's device, and floating ones to its dtype."""
+    """Bring inputs to the encoder's device, and floating ones to its dtype unless it keeps theirs."""
     parameter = next(encoder.parameters())
+    keep = getattr(encoder, "keep_input_dtype", False)  # coordinates lose too much in bfloat16
     return {
-        key: (value.to(parameter.device, parameter.dtype) if value.is_floating_point() else value.to(parameter.device))
+        key: value.to(parameter.device, parameter.dtype if value.is_floating_point() and not keep else value.dtype)
         if isinstance(value, Tensor)
         else value
         for key, value in inputs.items()

@@ -234,7 +234,7 @@ class ModalBridgeProcessor(ProcessorMixin):
             raise ValueError("plain takes embeds or imagine_embeds, not both.")
         for key, value in (("embeds", embeds), ("imagine_embeds", imagine_embeds)):
             if value is not None:
-                rows = check_embeddings(value, spec["embedding_dim"], modality)
+                rows = check_embeddings(value, spec["embedding_dim"], modality, spec.get("input_tokens"))
                 if len(rows) != len(captions):
                     raise ValueError(f"plain got {len(captions)} captions but {len(rows)} {key}; give one for each.")
                 inputs = {modality: {key: rows}}

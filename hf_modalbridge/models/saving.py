@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -12,6 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 __all__ = ["BRIDGE_FILE", "CORRECTION_FILE", "SavingMixin", "bridge_keys"]
@@ -19,6 +21,7 @@ __all__ = ["BRIDGE_FILE", "CORRECTION_FILE", "SavingMixin", "bridge_keys"]
 CORRECTION_FILE = "correction.safetensors"
 BRIDGE_FILE = "bridge.safetensors"
 _ONLY_SHARD = "model-00001-of-00001.safetensors"
+_LANGUAGE_MODEL = "model.language_model"
 _HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 
 
@@ -115,7 +118,10 @@ class SavingMixin:
             bridge_only = config.bridge_only
         want_report = kwargs.pop("output_loading_info", False)
         if bridge_only:
+            adapter = (kwargs.get("adapter_kwargs") or {}).get("_adapter_model_path")
             model, report = load_bridge_only(cls, pretrained_model_name_or_path, **kwargs)
+            if adapter is not None:
+                model.load_adapter(adapter)
         else:
             lenient = kwargs.pop("ignore_mismatched_sizes", False)
             model, report = super().from_pretrained(
@@ -127,6 +133,26 @@ class SavingMixin:
             )
             check_report(report, pretrained_model_name_or_path, lenient)
         return (model, report) if want_report else model
+
+    def load_adapter(self, *args: Any, load_config: Any = None, **kwargs: Any) -> Any:
+        """Load a PEFT adapter; see transformers' `load_adapter`.
+
+        Args:
+            *args: For transformers' `load_adapter`.
+            load_config: For the same.
+            **kwargs: For the same.
+
+        Returns:
+            Its loading report.
+        """
+        # as in save_pretrained: the renaming of an older LLaVA must not strike our names
+        found = load_config.weight_mapping if load_config is not None else None
+        mapping = [c for c in found or get_model_conversion_mapping(self) if c.target_patterns != [_LANGUAGE_MODEL]]
+        if load_config is None:
+            kwargs["weight_mapping"] = mapping
+        else:
+            load_config = dataclasses.replace(load_config, weight_mapping=mapping)
+        return super().load_adapter(*args, load_config=load_config, **kwargs)
 
 
 def check_report(report: dict[str, Any], source: Any, lenient: bool) -> None:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -15,11 +15,12 @@ import torch
 
 from hf_modalbridge.store.checks import listed
 from hf_modalbridge.store.manifest import MANIFEST, Manifest, file_sha256, read_index, read_shard_header
+from hf_modalbridge.store.sharing import HubStore
 
 __all__ = ["EmbeddingStore"]
 
 
-class EmbeddingStore:
+class EmbeddingStore(HubStore):
     """Embeddings on disk: rows by position, slice or id, in batches, with ids and columns.
 
     Made by `EmbeddingStore.open`. Rows come back in the store's own dtype unless another is asked for. Only
@@ -34,7 +35,7 @@ class EmbeddingStore:
         self._maps: dict[int, np.ndarray] = {}
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], *, allow_incomplete: bool = False) -> EmbeddingStore:
+    def open(cls, path: str | os.PathLike[str], *, allow_incomplete: bool = False) -> Self:
         """Open a store and check its files against the manifest: presence, sizes, shapes and counts.
 
         Args:

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from hf_modalbridge.fingerprint import fingerprints_match
 from hf_modalbridge.store.checks import check_embeddings, check_ids, to_rows
 from hf_modalbridge.store.manifest import (
     DTYPES,
@@ -202,9 +203,7 @@ class EmbeddingStoreWriter:
         found = Manifest.read(self.path)
         for name in ("dim", "dtype", "normalized", "encoder"):
             old, new = getattr(found, name), getattr(self._manifest, name)
-            if name == "encoder" and (old is None or new is None):
-                continue
-            if old != new:
+            if not (fingerprints_match(old, new) if name == "encoder" else old == new):
                 raise ValueError(
                     f"cannot resume {self.path}: its {name} is {old!r}, and the rows to add have {new!r}. "
                     "Resume with the settings of the first run, or write to another path."

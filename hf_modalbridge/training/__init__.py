@@ -26,6 +26,7 @@ _NAMES = {
     "TrainResult": "loop",
     "assert_trainable": "freezing",
     "held_out_loss": "held_out",
+    "run_pairwise": "pairwise",
     "run_revision": "unpaired",
     "run_stage1": "unpaired",
     "run_stage2": "unpaired",

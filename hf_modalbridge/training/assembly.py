@@ -131,6 +131,8 @@ def assemble_stage2(
     if unknown:
         raise ValueError(f"stage2.stores has {unknown}, but the model has connectors for {list(connectors)} only.")
     bridge.trained = [connectors[name] for name in stage.stores]
+    for name in stage.stores:
+        bridge.model.config.modality(name).input_noise = 0.0
     if stage.language_model == "lora":
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stage.loop.seed)
@@ -192,6 +194,7 @@ def _build(config: RevisionConfig, embedding_dim: int, with_encoder: bool) -> Br
         "num_tokens": options.num_tokens,
         "token_mode": options.token_mode,
         "constant_prompt": options.constant_prompt,
+        "input_noise": options.input_noise,
     }
     if options.placeholder_token is not None:
         parts["placeholder_token"] = options.placeholder_token

@@ -109,6 +109,8 @@ class BridgeOptions:
         num_tokens: Tokens that an item becomes.
         token_mode: `repeat` gives the same token `num_tokens` times, `distinct` different ones.
         constant_prompt: Learned constant tokens before them.
+        input_noise: Noise on the connector's input in stage 1, see `ModalityConfig`; stage 2 sees real embeddings and
+            gets none.
         placeholder_token: Token that stands for the modality in prompts; None chooses one.
     """
 
@@ -121,6 +123,7 @@ class BridgeOptions:
     num_tokens: int = 4
     token_mode: Literal["repeat", "distinct"] = "repeat"
     constant_prompt: int = 0
+    input_noise: float = 0.0
     placeholder_token: str | None = None
 
 

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from accelerate.utils import send_to_device
 from torch import Tensor, nn
 
-__all__ = ["Collate", "fetch_rows", "held_out_loss", "supervised_tokens"]
+__all__ = ["Collate", "fetch_rows", "held_out_loss", "loss_terms", "supervised_tokens"]
 
 Collate = Callable[[list[Any]], dict[str, Any]]
 
@@ -50,7 +50,7 @@ def held_out_loss(
         inputs = send_to_device({k: v for k, v in batch.items() if k != "ids"}, device)
         loss = model(**inputs, reduction="sum").loss
         if i < len(batches):
-            total += torch.tensor([float(loss), supervised_tokens(batch["labels"])], dtype=total.dtype)
+            total += torch.tensor([float(loss), loss_terms(batch)], dtype=total.dtype)
     if accelerator is not None and processes > 1:
         total = accelerator.reduce(total.to(device), "sum")
     return float(total[0] / total[1])
@@ -60,6 +60,13 @@ def fetch_rows(dataset: Any, rows: list[int]) -> list[Any]:
     """Rows of a data set, all at once if it can give them so."""
     getter = getattr(dataset, "__getitems__", None)
     return getter(rows) if getter is not None else [dataset[i] for i in rows]
+
+
+def loss_terms(batch: dict[str, Any]) -> int:
+    """Number of terms that a batch's loss is the mean of: supervised tokens, or pairs of a batch without labels."""
+    if "labels" in batch:
+        return supervised_tokens(batch["labels"])
+    return len(next(iter(batch["features"].values())))
 
 
 def supervised_tokens(labels: Tensor) -> int:

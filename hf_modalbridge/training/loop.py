@@ -7,7 +7,7 @@ import itertools
 import json
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from .accelerate_setup import accelerator_for, seed_position
 from .checkpoint import CheckpointFolder, describe_differences
 from .config import LoopConfig
 from .freezing import trainable_parameters
-from .held_out import Collate, fetch_rows, held_out_loss, supervised_tokens
+from .held_out import Collate, fetch_rows, held_out_loss, loss_terms
 from .logs import LossLog
 from .optimizer import parameter_groups
 from .schedule import learning_rate_factor, warmup_length
@@ -66,6 +66,7 @@ def train(
     learning_rates: Mapping[nn.Module, float] | None = None,
     identity: Mapping[str, Any] | None = None,
     find_unused_parameters: bool = False,
+    plan: Callable[..., Any] = BatchPlan,
 ) -> TrainResult:
     """Train what requires gradients in a model, in place.
 
@@ -89,6 +90,7 @@ def train(
         learning_rates: Peak learning rate of some modules, instead of the settings'.
         identity: What the run is about (model, data, correction); a checkpoint with another is refused.
         find_unused_parameters: Whether some batches leave a trained parameter without gradient, for DDP.
+        plan: Makes what says which rows a step takes, from `BatchPlan`'s arguments.
 
     Returns:
         Losses by step, the held-out loss and the last checkpoint.
@@ -100,7 +102,7 @@ def train(
     """
     output = None if output_dir is None else Path(output_dir)
     with accelerator_for(args, output, find_unused_parameters) as accelerator:
-        run = _Run(model, dataset, collate, args, output, accelerator, learning_rates or {}, identity or {})
+        run = _Run(model, dataset, collate, args, output, accelerator, learning_rates or {}, identity or {}, plan)
         run.eval_dataset, run.eval_collate = eval_dataset, eval_collate or collate
         run.train_modules = None if train_modules is None or args.gradient_checkpointing else list(train_modules)
         try:
@@ -120,13 +122,14 @@ class _Run:
         accelerator: Accelerator,
         learning_rates: Mapping[nn.Module, float],
         identity: Mapping[str, Any],
+        plan: Callable[..., Any],
     ) -> None:
         self.args, self.accelerator, self.dataset, self.collate = args, accelerator, dataset, collate
         processes = accelerator.num_processes
         size = args.per_device_batch_size * args.gradient_accumulation_steps * processes
         self.total = args.max_steps or max(1, math.ceil(args.epochs * len(dataset) / size))
         self.warmup = warmup_length(self.total, args.warmup_ratio, args.warmup_steps)
-        self.plan = BatchPlan(
+        self.plan = plan(
             len(dataset),
             batch_size=args.per_device_batch_size,
             accumulation_steps=args.gradient_accumulation_steps,
@@ -280,10 +283,12 @@ class _Run:
     def _step(self, step: int, micro: Sequence[dict[str, Any]]) -> dict[str, Any]:
         accelerator, args = self.accelerator, self.args
         self._set_mode()
+        if hasattr(self.plain_model, "set_progress"):
+            self.plain_model.set_progress(step / self.total)
         rate = learning_rate_factor(step, self.total, self.warmup, args.schedule)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * rate
-        counts = sum(supervised_tokens(batch["labels"]) for batch in micro)
+        counts = sum(loss_terms(batch) for batch in micro)
         tokens = accelerator.reduce(torch.tensor(counts, device=accelerator.device), "sum")
         loss = torch.zeros((), device=accelerator.device)
         for index, batch in enumerate(micro):

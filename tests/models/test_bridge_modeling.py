@@ -222,3 +222,23 @@ def test_connector_of_another_package_is_built(monkeypatch):
     model, _ = make_bridge(modalities={"image": {"embedding_dim": 12, "connector_type": "half"}})
     assert isinstance(model.model.connectors["image"].projector, Half)
     assert isinstance(model.model.connectors["image"].projector.last, nn.Linear)
+
+
+def test_input_noise_is_there_in_training_only_and_keeps_the_inputs_spread():
+    entry = {"embedding_dim": 12, "connector_type": "linear", "input_noise": 2.0}
+    model, _ = make_bridge(modalities={"image": entry})
+    connector, seen = model.model.connectors["image"], []
+    connector.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+    embeds = vectors(1).expand(20000, -1)
+    clean = F.normalize(embeds[:1], dim=-1) * 12**0.5
+    model.eval()
+    model.get_modality_features("image", embeds=embeds[:1])
+    torch.testing.assert_close(seen[-1], clean)
+    connector.train()
+    torch.manual_seed(0)
+    model.get_modality_features("image", embeds=embeds)
+    # N(clean / sqrt(5), 4 / 5) in each dimension
+    torch.testing.assert_close(seen[-1].mean(0), clean[0] / 5**0.5, atol=0.03, rtol=0)
+    torch.testing.assert_close(seen[-1].std(0), torch.full((12,), 0.8**0.5), atol=0.02, rtol=0)
+    with pytest.raises(ValueError, match=r"input_noise is a finite number >= 0, got -1\.0"):
+        make_bridge(modalities={"image": {"embedding_dim": 12, "input_noise": -1.0}})

@@ -1,0 +1,112 @@
+"""Downloads whose content is checked: the Hub's client compares sizes, this also compares hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+__all__ = ["blob_id", "download", "file_sha256", "wrong_files"]
+
+
+def download(
+    repo_id: str,
+    *,
+    revision: str | None = None,
+    repo_type: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    allow_patterns: Sequence[str] | str | None = None,
+) -> Path:
+    """Download a repository, or some of its files, and compare every byte with what the Hub says it is.
+
+    Args:
+        repo_id: Such as "org/modalbridge-pc".
+        revision: Branch, tag or commit.
+        repo_type: "model" by default, or "dataset".
+        token: Of the Hub; the stored one by default, False for none.
+        cache_dir: Instead of the usual cache.
+        allow_patterns: Which files, such as `["config.json", "correction.safetensors"]`; all by default.
+
+    Returns:
+        The folder of the snapshot.
+
+    Raises:
+        FileNotFoundError: If the repo, the revision or the network is not there.
+        ValueError: If a file is not what the Hub says it is; it is removed from the cache.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    try:
+        folder = Path(
+            snapshot_download(
+                repo_id,
+                revision=revision,
+                repo_type=repo_type,
+                token=token,
+                cache_dir=cache_dir,
+                allow_patterns=allow_patterns,
+            )
+        )
+    except RevisionNotFoundError as error:
+        raise FileNotFoundError(
+            f"the repo {repo_id!r} has no revision {revision!r}. Give a branch, tag or commit that it has."
+        ) from error
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise FileNotFoundError(
+            f"there is no repo {repo_id!r} on the Hub, or it is private and this token may not read it. Check the "
+            "spelling, and log in with `hf auth login` or pass token=."
+        ) from error
+    except LocalEntryNotFoundError as error:
+        raise FileNotFoundError(
+            f"{repo_id!r} is not in the cache, and the Hub cannot be reached. Connect, or download it first."
+        ) from error
+    if wrong := wrong_files(folder):
+        for name in wrong:
+            (folder / name).resolve().unlink(missing_ok=True)
+            (folder / name).unlink(missing_ok=True)
+        raise ValueError(
+            f"{len(wrong)} file(s) of {repo_id!r} were damaged on the way: {', '.join(wrong[:3])}. They are removed "
+            "from the cache; download again."
+        )
+    return folder
+
+
+def wrong_files(snapshot: str | os.PathLike[str]) -> list[str]:
+    """Compare the files of a snapshot in the cache with the hashes that they are stored under.
+
+    The cache names a file by its etag: the sha256 of one in LFS, and git's id of any other.
+
+    Args:
+        snapshot: Folder that `snapshot_download` gave.
+
+    Returns:
+        Names of the files whose content is another.
+    """
+    folder = Path(snapshot)
+    wrong = []
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        etag = path.resolve().name
+        if path.is_symlink() and len(etag) in (40, 64):
+            found = file_sha256(path) if len(etag) == 64 else blob_id(path.read_bytes())
+            if found != etag:
+                wrong.append(path.relative_to(folder).as_posix())
+    return wrong
+
+
+def file_sha256(path: Path) -> str:
+    """Hash a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def blob_id(data: bytes) -> str:
+    """Compute the id that git gives to content."""
+    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()

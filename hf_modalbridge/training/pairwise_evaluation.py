@@ -1,0 +1,101 @@
+"""What a finished run of the pairwise route is worth on held-out items."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+__all__ = ["HeldOutItems", "HeldOutTriples", "evaluate_aligner", "evaluate_bridge"]
+
+
+@dataclass
+class HeldOutItems:
+    """Items of one modality with captions, and labels if there are any.
+
+    Args:
+        modality: Its name.
+        store: Store of their tokens.
+        text_column: Column with the captions.
+        label_column: Column with labels for the choice among all labels that occur; None leaves it out.
+        choices: Captions to choose from.
+    """
+
+    modality: str
+    store: str
+    text_column: str = "text"
+    label_column: str | None = None
+    choices: int = 20
+
+
+@dataclass
+class HeldOutTriples:
+    """Items that were held out in all modalities: rows of the stores belong together.
+
+    Args:
+        stores: Store of each modality.
+    """
+
+    stores: dict[str, str]
+
+
+def evaluate_bridge(model: Any, processor: Any, items: HeldOutItems, question: str | None) -> dict[str, Any]:
+    """Measure caption likelihood, choice of captions and choice of labels.
+
+    Args:
+        model: `ModalBridgeForConditionalGeneration`, in evaluation mode.
+        processor: Its processor.
+        items: The held-out items.
+        question: Asked in the chat template; None uses the plain prompt.
+
+    Returns:
+        Plain values; see `evaluate_captions` and `label_choice`.
+    """
+    from hf_modalbridge.evaluation.caption_nll import evaluate_captions
+    from hf_modalbridge.evaluation.label_choice import label_choice
+    from hf_modalbridge.store import EmbeddingStore
+
+    store = EmbeddingStore.open(items.store)
+    captions = store.column(items.text_column)
+    n = min(items.choices, len(set(captions)))
+    result = evaluate_captions(model, processor, items.modality, store, captions, question=question, n=n)
+    if items.label_column is not None:
+        labels = [str(label).lower() for label in store.column(items.label_column)]
+        answers = sorted(set(labels))
+        result["labels"] = label_choice(model, processor, items.modality, store, labels, answers, question=question)
+    return result
+
+
+def evaluate_aligner(aligner: Any, triples: HeldOutTriples, normalized: Sequence[str] = ()) -> dict[str, Any]:
+    """Measure retrieval and recomposition between all modalities of held-out triples.
+
+    Args:
+        aligner: A `PairwiseAligner`.
+        triples: The held-out items.
+        normalized: Modalities whose tokens are made unit rows first.
+
+    Returns:
+        `{"source-target": {...}}`; see `cross_modal_retrieval` and `recomposition_quality`.
+    """
+    import numpy as np
+    import torch
+
+    from hf_modalbridge.evaluation.cross_modal import cross_modal_retrieval, recomposition_quality
+    from hf_modalbridge.store import EmbeddingStore
+
+    features = {}
+    for name, path in triples.stores.items():
+        rows = torch.from_numpy(np.asarray(EmbeddingStore.open(Path(path))[:], np.float32))
+        tokens = rows.view(len(rows), aligner.config.modalities[name].num_tokens, -1)
+        features[name] = torch.nn.functional.normalize(tokens, dim=-1) if name in normalized else tokens
+    result = {}
+    for source in features:
+        for target in features:
+            if source != target:
+                pair = source, target, features[source], features[target]
+                result[f"{source}-{target}"] = {
+                    "retrieval": cross_modal_retrieval(aligner, *pair),
+                    "recomposition": recomposition_quality(aligner, *pair),
+                }
+    return result
