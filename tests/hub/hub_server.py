@@ -128,8 +128,8 @@ class Handler(BaseHTTPRequestHandler):
             self.send({"error": str(error)}, error.status, **headers)
         except Cut:
             self.close_connection = True
-        if not self.body_read and int(self.headers.get("Content-Length") or 0):
-            self.close_connection = True  # what was not read would be taken for the next request
+        if not self.body_read and not self.close_connection:
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))  # it would be taken for the next request
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = answer_any
 

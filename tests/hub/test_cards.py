@@ -74,7 +74,7 @@ def test_the_text_holds_the_runs_facts(directory):
     text = str(model_card(directory, "org/tiny-demo", FACTS))
     for words in (
         "| held-out pictures | 41 | nats per caption token | 4.617 | 4.401 to 4.833 |",
-        "stage2: steps 90, seed 7, loss 2.346",
+        "stage2: loss 2.346, seed 7, steps 90",
         "python recipes/demo.py --seed 7",
         "`org/tiny-llama` | abc123",
         "`realign`, fitted on 200 source and 300 target rows",
