@@ -9,7 +9,8 @@ Farthest point sampling and nearest neighbours of the centres it picks, on one c
     ours      hf_modalbridge.functional.points
     naive     what is found in many repositories: for sampling the loop over centres in NumPy; for neighbours the
               whole (centres, points, 3) difference at once, then a full sort
-    fpsample  sampling compiled in C++ (package `fpsample`): the same algorithm, `fps`, and its k-d tree form
+    fpsample  sampling compiled in C++ (package `fpsample`): the same loop, and the exact form that sorts points
+              into buckets (QuickFPS)
     scipy     neighbours by `scipy.spatial.cKDTree`, building the tree included
 
 Each runs in a process of its own, so that peak memory is its own: the largest resident set beyond what it was when the
@@ -38,7 +39,7 @@ RESULTS = Path(__file__).parent / "results" / "points.md"
 SIZES = (1_000, 8_000, 100_000)
 CENTERS, NEIGHBORS, SEED = 512, 32, 0
 JOBS = {
-    "farthest point sampling": ("ours", "naive", "fpsample", "fpsample k-d tree"),
+    "farthest point sampling": ("ours", "naive", "fpsample", "fpsample buckets"),
     "nearest neighbours": ("ours", "naive", "scipy"),
 }
 
@@ -83,7 +84,7 @@ def make_job(task: str, way: str, points: np.ndarray) -> Callable[[], np.ndarray
 
         if way == "fpsample":
             return lambda: fpsample.fps_sampling(points, CENTERS, start_idx=start_point(points))
-        return lambda: fpsample.fps_npdu_kdtree_sampling(points, CENTERS, start_idx=start_point(points))
+        return lambda: fpsample.bucket_fps_kdline_sampling(points, CENTERS, h=7, start_idx=start_point(points))
     centers = gather_points(cloud, farthest_point_sample(cloud, CENTERS))
     if way == "ours":
         return lambda: nearest_neighbors(centers, cloud, NEIGHBORS)[0].numpy()

@@ -24,7 +24,7 @@ __all__ = [
     "unit_sphere",
 ]
 
-_MAX_ELEMENTS = 1 << 22  # distances held at a time: 16 MiB in float32, 32 MiB as keys
+_MAX_ELEMENTS = 1 << 20  # distances held at a time: 4 MiB in float32, 8 MiB as keys, which a cache still holds
 
 
 def canonical_order(points: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -85,17 +85,21 @@ def farthest_point_sample(points: Tensor, num_samples: int, mask: Tensor | None 
     nearest = _squared_distances(centroid, points)[:, 0]  # (B, N)
     if mask is not None:
         nearest = nearest.masked_fill(~mask, -1.0)  # below every distance: never the farthest
-    steps = min(num_samples, size)
-    picked = [nearest.argmax(1, keepdim=True)]
+    last = nearest.argmax(1, keepdim=True)
     nearest = torch.full_like(nearest, torch.inf) if mask is None else torch.where(mask, torch.inf, -1.0).to(nearest)
-    for _ in range(steps - 1):
-        distance = torch.zeros_like(nearest)
+    # one tensor for all picks: small ones kept in a list would lie in the holes that the large ones leave, and the heap
+    # would grow by a row of distances a step
+    picked = last.repeat(1, min(num_samples, size))
+    for step in range(1, picked.shape[1]):
+        distance: Tensor | None = None
         for axis in axes:
-            offset = axis - axis.gather(1, picked[-1])
-            distance = distance + offset * offset
+            offset = axis - axis.gather(1, last)
+            offset.mul_(offset)
+            distance = offset if distance is None else distance.add_(offset)
         nearest = torch.minimum(nearest, distance)
-        picked.append(nearest.argmax(1, keepdim=True))
-    return _cycle(torch.cat(picked, 1), num_samples, mask)
+        last = nearest.argmax(1, keepdim=True)
+        picked[:, step : step + 1] = last
+    return _cycle(picked, num_samples, mask)
 
 
 @torch.no_grad()
