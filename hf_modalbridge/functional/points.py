@@ -91,11 +91,10 @@ def farthest_point_sample(points: Tensor, num_samples: int, mask: Tensor | None 
     # would grow by a row of distances a step
     picked = last.repeat(1, min(num_samples, size))
     for step in range(1, picked.shape[1]):
-        distance: Tensor | None = None
+        distance = torch.zeros_like(nearest)
         for axis in axes:
             offset = axis - axis.gather(1, last)
-            offset.mul_(offset)
-            distance = offset if distance is None else distance.add_(offset)
+            distance += offset.mul_(offset)
         nearest = torch.minimum(nearest, distance)
         last = nearest.argmax(1, keepdim=True)
         picked[:, step : step + 1] = last
