@@ -75,6 +75,7 @@ def row_config(base: RevisionConfig, row: str, stores: dict[str, Path], output: 
     config.stage1.store = str(stores["captions-train"])
     if row == "blind":
         config.stage1.store, config.stage1.embeddings = str(output / "stores" / "constant-train"), "modality"
+        config.bridge.input_noise = 0.0  # a constant has nothing to be blurred
     return config
 
 

@@ -231,18 +231,58 @@ class Study:
         moved, real = correction(captions), correction.transform_target(images)
         return centroid_gap(moved.double().mean(0), real.double().mean(0))
 
-    def ceiling(self, split: str) -> float:
-        """Ten-way choice by the dual encoder's own cosine, with the distractors that the rows get."""
+    def ceilings(self, split: str) -> dict[str, float]:
+        """Ten-way choice without a language model, by cosine, with the distractors that the rows get.
+
+        The first is what the dual encoder allows. The others say where it is lost on the way to the language model:
+        the picture is mapped, by a ridge map that the train pairs give, to its caption's embedding, or to the mean of
+        its caption's token embeddings, which is where a connector starts.
+        """
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
         from hf_modalbridge.evaluation import choice_credit, draw_candidates
 
+        model, tokenizer = (
+            kind.from_pretrained(self.bed.language_model) for kind in (AutoModelForCausalLM, AutoTokenizer)
+        )
+        tokens = model.get_input_embeddings().weight.detach().double().numpy()
+
+        def token_means(texts: list[str]) -> np.ndarray:
+            return np.stack([tokens[tokenizer(text, add_special_tokens=False)["input_ids"]].mean(0) for text in texts])
+
         images, captions = self.open(f"images-{split}"), self.open(f"captions-{split}")
-        texts = captions.column("text")[: self.bed.items]
+        seen, texts = _rows(images)[: self.bed.items], captions.column("text")[: self.bed.items]
         distinct, candidates = draw_candidates(texts, 10, seed=0)
         first = {text: i for i, text in reversed(list(enumerate(texts)))}
         embedded = _rows(captions)[[first[text] for text in distinct]]
-        return float(
-            choice_credit(np.einsum("id,ind->in", _rows(images)[: self.bed.items], embedded[candidates])).mean()
-        )
+        known, train = _rows(self.open("images-train")), self.open("captions-train")
+        train_tokens = token_means(train.column("text"))
+        spaces = {
+            "the dual encoder's own cosine": (seen, embedded),
+            "a ridge map to captions, and cosine": _ridge(known, _rows(train), seen, embedded, self.settings.ridge),
+            "a ridge map to the captions' mean tokens, and cosine": _ridge(
+                known, train_tokens, seen, token_means(distinct), self.settings.ridge
+            ),
+        }
+        return {
+            name: float(choice_credit(np.einsum("id,ind->in", _unit(rows), _unit(answers)[candidates])).mean())
+            for name, (rows, answers) in spaces.items()
+        }
+
+
+def _ridge(
+    known: np.ndarray, answers: np.ndarray, seen: np.ndarray, candidates: np.ndarray, penalty: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Map what is seen to answers by ridge regression; return it and the candidates, without the answers' mean."""
+    centre, mean = known.mean(0), answers.mean(0)
+    x = (known - centre).astype(np.float64)
+    gram = x.T @ x
+    weights = np.linalg.solve(gram + penalty * np.trace(gram) / len(gram) * np.eye(len(gram)), x.T @ (answers - mean))
+    return (seen - centre) @ weights, candidates - mean
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
 
 
 def _rows(store: EmbeddingStore) -> np.ndarray:

@@ -2,9 +2,13 @@
 
     python recipes/train_small_lm.py --output runs/small-lm
 
-A Llama of two layers and width 192 with its own byte-level BPE of 4,096 tokens, 1.7 M parameters: small enough that
+A Llama of two layers and width 256 with its own byte-level BPE of 8,192 tokens, 5.5 M parameters: small enough that
 a connector is trained against it in a minute on one core, so that a comparison can afford five seeds a row. It reads
 the captions of the train split and WordNet's nouns, never an image or an embedding of one.
+
+Its token embeddings are the sentence tower's embeddings of the tokens' own texts, and stay as they are. With
+embeddings that are learned from so little text, "frog" and "toad" are as far apart as any two words, and what a picture
+tells about its caption is lost between the encoder and the tokens (`recipes/reproduce.py` measures that).
 
 It is trained to write a text after notes about it: two to six vectors in front of the text, each the mean embedding of
 some of the text's own tokens, with noise; or nothing but the mean of the vocabulary. A language model as small as this
@@ -22,11 +26,20 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn import functional as F
 from tqdm import tqdm
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, get_scheduler
+from transformers import (
+    AutoModel,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    get_scheduler,
+)
 
 from hf_modalbridge import demo
+from hf_modalbridge.encoders import prepare_items
 
 MAX_TOKENS = 32
+VOCABULARY, WIDTH = 8192, 256
 SPECIAL_TOKENS = ["<unk>", "<s>", "</s>", "<pad>"]
 
 
@@ -61,6 +74,32 @@ def train_tokenizer(texts: list[str], vocab_size: int) -> PreTrainedTokenizerFas
     )
 
 
+@torch.inference_mode()
+def token_vectors(tokenizer: PreTrainedTokenizerFast, dim: int) -> torch.Tensor:
+    """Embed the text of every token by the demo's sentence tower, reduced to principal components.
+
+    Args:
+        tokenizer: Whose tokens.
+        dim: Components to keep, each divided by the root of its standard deviation: what is common to all words is
+            still the largest, and not all there is.
+
+    Returns:
+        `(vocabulary, dim)`, the mean 0 and the standard deviation 0.1.
+    """
+    tower, pieces = (kind.from_pretrained(demo.sentence_tower()) for kind in (AutoModel, AutoTokenizer))
+    texts = [tokenizer.decode([i]).strip() or "." for i in range(len(tokenizer))]
+    rows = []
+    for start in tqdm(range(0, len(texts), 256), desc="token vectors", unit="batch"):
+        inputs = prepare_items(pieces, "text", texts[start : start + 256], tower.config)
+        states, mask = tower.eval()(**inputs).last_hidden_state, inputs["attention_mask"][..., None]
+        rows.append(F.normalize((states * mask).sum(1) / mask.sum(1), dim=-1))
+    vectors = torch.cat(rows).double()
+    vectors = vectors - vectors.mean(0)
+    vectors = vectors @ torch.linalg.svd(vectors, full_matrices=False).Vh[:dim].T
+    vectors = vectors / vectors.std(0).sqrt()
+    return (0.1 * vectors / vectors.std()).float()
+
+
 def notes(table: torch.Tensor, ids: torch.Tensor, content: torch.Tensor, rng: random.Random) -> torch.Tensor:
     """Make the vectors that stand before each text.
 
@@ -78,7 +117,7 @@ def notes(table: torch.Tensor, ids: torch.Tensor, content: torch.Tensor, rng: ra
     kept = (torch.rand_like(whole) < share) * whole
     kept = torch.where(kept.sum(-1, keepdim=True) > 0, kept, whole)
     means = (kept / kept.sum(-1, keepdim=True)) @ table[ids]  # (batch, vectors, hidden)
-    means = means + noise * table.detach().std() * torch.randn_like(means)
+    means = means + noise * table.std() * torch.randn_like(means)
     empty = torch.rand(len(ids), 1, 1) < 0.15  # texts without notes, so that captions are also known by themselves
     return torch.where(empty, table.mean(0).expand_as(means), means)
 
@@ -125,17 +164,17 @@ def build(output: Path, epochs: int = 4, seed: int = 0) -> Path:
         return output
     torch.manual_seed(seed)
     texts = training_texts()
-    tokenizer = train_tokenizer(texts, vocab_size=4096)
+    tokenizer = train_tokenizer(texts, vocab_size=VOCABULARY)
     bos, eos, pad = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
     rows = [[*ids[:MAX_TOKENS], eos] for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
     config = LlamaConfig(
-        vocab_size=4096,
-        hidden_size=192,
-        intermediate_size=512,
+        vocab_size=len(tokenizer),
+        hidden_size=WIDTH,
+        intermediate_size=640,
         num_hidden_layers=2,
-        num_attention_heads=3,
+        num_attention_heads=4,
         max_position_embeddings=128,
-        tie_word_embeddings=True,
+        tie_word_embeddings=False,
         bos_token_id=bos,
         eos_token_id=eos,
         pad_token_id=pad,
@@ -143,9 +182,14 @@ def build(output: Path, epochs: int = 4, seed: int = 0) -> Path:
         attn_implementation="eager",
     )
     model = LlamaForCausalLM(config)
+    table = model.get_input_embeddings().requires_grad_(False).weight
+    with torch.no_grad():
+        table.copy_(token_vectors(tokenizer, WIDTH))
+        model.lm_head.weight.copy_(table)
     batch_size = 128
     steps = epochs * len(rows) // batch_size
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.05, betas=(0.9, 0.95))
+    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(learned, lr=2e-3, weight_decay=0.05, betas=(0.9, 0.95))
     scheduler = get_scheduler("cosine", optimizer, 200, steps)
     progress = tqdm(batches([len(r) for r in rows], batch_size, steps, seed), total=steps, desc="small language model")
     average, rng = None, random.Random(seed)
@@ -154,7 +198,6 @@ def build(output: Path, epochs: int = 4, seed: int = 0) -> Path:
         ids = torch.tensor([rows[i] + [pad] * (length - len(rows[i])) for i in batch])  # (batch, length)
         supervised = ids != pad
         with torch.autocast("cpu", torch.bfloat16):
-            table = model.get_input_embeddings().weight
             before = notes(table, ids, supervised & (ids != eos), rng)
             mask = torch.cat([supervised.new_ones(before.shape[:2]), supervised], dim=1)
             hidden = model.model(inputs_embeds=torch.cat([before, table[ids]], dim=1), attention_mask=mask)
@@ -162,7 +205,7 @@ def build(output: Path, epochs: int = 4, seed: int = 0) -> Path:
         loss = F.cross_entropy(logits.float(), ids[supervised])
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(learned, 1.0)
         optimizer.step()
         scheduler.step()
         average = loss.item() if average is None else 0.98 * average + 0.02 * loss.item()
