@@ -127,3 +127,35 @@ def make_clip():
     )
     images = CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
     return CLIPModel(config).eval(), CLIPProcessor(image_processor=images, tokenizer=make_tokenizer())
+
+
+def make_point_encoder(seed: int = 0):
+    """A random point encoder, five tokens of width 8 a cloud, and its feature extractor."""
+    from hf_modalbridge.encoders import PointEncoder, PointEncoderConfig, PointFeatureExtractor
+
+    torch.manual_seed(seed)
+    shape = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    config = PointEncoderConfig(**shape, num_groups=4, group_size=8, initializer_range=0.3)
+    return PointEncoder(config).eval(), PointFeatureExtractor(num_points=64)
+
+
+def make_point_bridge(point: dict | None = None, **kwargs):
+    """A bridge that reads clouds by recomposition, as `recipes/train_pairwise.py` makes it, and corrected pictures."""
+    encoder, extractor = make_point_encoder()
+    sizes = {"width": 16, "num_latents": 3, "encoder_layers": 1, "decoder_layers": 1, "heads": 2, "ff_mult": 2}
+    point = (point or {}) | {
+        "encoder": encoder,
+        "encoder_processor": extractor,
+        "embedding_dim": 8,
+        "input_tokens": 5,
+        "num_tokens": 4,
+        "connector_type": "recompose",
+        "connector_config": {**sizes, "surrogates": [{"partner": "text", "num_tokens": 4, "active": 12}]},
+        "normalize": False,
+    }
+    image = {"correction": make_correction(), "num_tokens": 2}
+    return make_bridge(modalities={"point": point, "image": image}, **kwargs)
+
+
+def make_cloud(seed: int = 0, points: int = 80) -> torch.Tensor:
+    return torch.randn(points, 3, generator=torch.Generator().manual_seed(seed))

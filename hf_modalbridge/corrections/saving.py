@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from hf_modalbridge.cached_files import is_damaged, remove_cached
 from hf_modalbridge.corrections.card import correction_card
 
 __all__ = [
@@ -192,6 +193,7 @@ def fetch(path_or_repo: str | os.PathLike[str], name: str, revision: str | None 
 
     Raises:
         FileNotFoundError: If there is no such directory, repo or file.
+        ValueError: If the file was damaged on the way; it is removed from the cache.
     """
     folder = Path(path_or_repo)
     if folder.is_dir():
@@ -215,7 +217,7 @@ def fetch(path_or_repo: str | os.PathLike[str], name: str, revision: str | None 
     )
 
     try:
-        return Path(hf_hub_download(str(path_or_repo), name, revision=revision))
+        path = Path(hf_hub_download(str(path_or_repo), name, revision=revision))
     except RevisionNotFoundError as error:
         raise FileNotFoundError(
             f"the repo {str(path_or_repo)!r} has no revision {revision!r}. Give a branch, tag or commit that it has."
@@ -230,6 +232,13 @@ def fetch(path_or_repo: str | os.PathLike[str], name: str, revision: str | None 
             f"{str(path_or_repo)!r} is neither a directory here nor a repo on the Hub with a file {name} "
             f"({type(error).__name__}). Check the spelling, and your access if the repo is private."
         ) from error
+    if is_damaged(path):
+        remove_cached(path)
+        raise ValueError(
+            f"{name} of {str(path_or_repo)!r} was damaged on the way: its hash is not the Hub's. It is removed from "
+            "the cache; load it again."
+        )
+    return path
 
 
 def load_config(path_or_repo: str | os.PathLike[str], revision: str | None = None) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ["AUTO_MAP", "bundle_files", "write_bundle"]
+__all__ = ["AUTO_MAP", "bundle_files", "replace_json", "write_bundle"]
 
 _PACKAGE = "hf_modalbridge"
 _ROOT = Path(__file__).parents[1]
@@ -111,10 +111,19 @@ def _named_at_once(entry: str, imports: dict[str, set[str]]) -> str:
 
 
 def _set_auto_map(path: Path, auto_map: dict[str, str]) -> None:
-    """Add `auto_map` to a config, replacing the file at once: it may be a hard link to another directory's."""
-    values = json.loads(path.read_text(encoding="utf-8"))
+    """Add `auto_map` to a config."""
+    replace_json(path, {**json.loads(path.read_text(encoding="utf-8")), "auto_map": auto_map})
+
+
+def replace_json(path: Path, values: dict[str, Any]) -> None:
+    """Write JSON to a new file in the place of the old one, which may be a hard link to another directory's.
+
+    Args:
+        path: The file.
+        values: Its new content.
+    """
     part = path.with_name(f"{path.name}.part")
-    part.write_text(json.dumps({**values, "auto_map": auto_map}, indent=2) + "\n", encoding="utf-8")
+    part.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     os.replace(part, path)
 
 

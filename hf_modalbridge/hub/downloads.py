@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["blob_id", "download", "file_sha256", "wrong_files"]
+from hf_modalbridge.cached_files import is_damaged, remove_cached
+
+__all__ = ["broke_off", "download", "wrong_files"]
 
 
 def download(
@@ -34,6 +35,7 @@ def download(
 
     Raises:
         FileNotFoundError: If the repo, the revision or the network is not there.
+        ConnectionError: If the connection broke and the client's own attempts did not mend it.
         ValueError: If a file is not what the Hub says it is; it is removed from the cache.
     """
     from huggingface_hub import snapshot_download
@@ -68,10 +70,15 @@ def download(
         raise FileNotFoundError(
             f"{repo_id!r} is not in the cache, and the Hub cannot be reached. Connect, or download it first."
         ) from error
+    except Exception as error:
+        if not broke_off(error):
+            raise
+        raise ConnectionError(
+            f"the download of {repo_id!r} broke off ({error}). Repeat it: files that have come are kept."
+        ) from error
     if wrong := wrong_files(folder):
         for name in wrong:
-            (folder / name).resolve().unlink(missing_ok=True)
-            (folder / name).unlink(missing_ok=True)
+            remove_cached(folder / name)
         raise ValueError(
             f"{len(wrong)} file(s) of {repo_id!r} were damaged on the way: {', '.join(wrong[:3])}. They are removed "
             "from the cache; download again."
@@ -79,10 +86,24 @@ def download(
     return folder
 
 
+def broke_off(error: BaseException | None) -> bool:
+    """Tell whether an error comes from a connection that failed, by the names of the client's own HTTP library.
+
+    Args:
+        error: What was raised; its causes count too.
+
+    Returns:
+        Whether repeating may help.
+    """
+    while error is not None:
+        if any(kind.__name__ == "TransportError" for kind in type(error).__mro__):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 def wrong_files(snapshot: str | os.PathLike[str]) -> list[str]:
     """Compare the files of a snapshot in the cache with the hashes that they are stored under.
-
-    The cache names a file by its etag: the sha256 of one in LFS, and git's id of any other.
 
     Args:
         snapshot: Folder that `snapshot_download` gave.
@@ -91,22 +112,5 @@ def wrong_files(snapshot: str | os.PathLike[str]) -> list[str]:
         Names of the files whose content is another.
     """
     folder = Path(snapshot)
-    wrong = []
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        etag = path.resolve().name
-        if path.is_symlink() and len(etag) in (40, 64):
-            found = file_sha256(path) if len(etag) == 64 else blob_id(path.read_bytes())
-            if found != etag:
-                wrong.append(path.relative_to(folder).as_posix())
-    return wrong
-
-
-def file_sha256(path: Path) -> str:
-    """Hash a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def blob_id(data: bytes) -> str:
-    """Compute the id that git gives to content."""
-    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return [path.relative_to(folder).as_posix() for path in files if is_damaged(path)]

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-__all__ = ["bundle_outputs", "kind_of", "model_inputs", "outputs"]
+__all__ = ["bundle_outputs", "item_inputs", "kind_of", "model_inputs", "outputs"]
 
 _ROWS = 4
 _STORE_ROWS = 1000
@@ -27,7 +27,7 @@ def kind_of(directory: str | os.PathLike[str]) -> str:
         directory: Of something that this library saves.
 
     Returns:
-        "store", "correction", "model" (a bridge), "encoder" or "processor".
+        "store", "correction", "model" (a bridge), "aligner", "encoder" or "processor".
 
     Raises:
         FileNotFoundError: If it holds none of these.
@@ -40,7 +40,7 @@ def kind_of(directory: str | os.PathLike[str]) -> str:
     if "correction_type" in config:
         return "correction"
     if "model_type" in config:
-        return "model" if config["model_type"] == "modalbridge" else "encoder"
+        return {"modalbridge": "model", "modalbridge_pairwise": "aligner"}.get(config["model_type"], "encoder")
     if (folder / "processor_config.json").is_file() or (folder / "preprocessor_config.json").is_file():
         return "processor"
     raise FileNotFoundError(
@@ -67,7 +67,8 @@ def outputs(directory: str | os.PathLike[str]) -> dict[str, Tensor]:
         if kind == "model":
             found = _model_outputs(folder)
             return found | (_processor_outputs(folder) if (folder / "processor_config.json").is_file() else {})
-        return _encoder_outputs(folder) if kind == "encoder" else _processor_outputs(folder)
+        by_kind = {"aligner": _aligner_outputs, "encoder": _encoder_outputs, "processor": _processor_outputs}
+        return by_kind[kind](folder)
 
 
 def model_inputs(config: Any) -> dict[str, Tensor]:
@@ -90,6 +91,29 @@ def model_inputs(config: Any) -> dict[str, Tensor]:
     return inputs
 
 
+def item_inputs(model: Any, processor: Any) -> dict[str, Tensor]:
+    """Prepare one fixed raw item for each encoder in a bridge that there is such an item for.
+
+    Args:
+        model: The bridge.
+        processor: Its processor.
+
+    Returns:
+        `NAME.item.KEY` for each input of the encoder, `(1, ...)`.
+    """
+    from hf_modalbridge.encoders import get_encoder_spec, prepare_items, probe_item
+
+    inputs = {}
+    for name, encoder in model.model.encoders.items():
+        spec = get_encoder_spec(encoder.config.model_type)
+        item = (spec.probe_items if spec else {}).get(name, probe_item(name))
+        if item is None or name not in processor.encoder_processors:
+            continue
+        prepared = prepare_items(processor.encoder_processors[name], name, [item], encoder.config)
+        inputs |= {f"{name}.item.{key}": value for key, value in prepared.items() if isinstance(value, Tensor)}
+    return inputs
+
+
 def bundle_outputs(directory: str | os.PathLike[str]) -> dict[str, Tensor]:
     """Compute a bridge's outputs in a process where `hf_modalbridge` cannot be imported, from its bundle.
 
@@ -97,15 +121,24 @@ def bundle_outputs(directory: str | os.PathLike[str]) -> dict[str, Tensor]:
         directory: Of a model with its bundle; its code is run.
 
     Returns:
-        Logits by modality, as `outputs` gives them.
+        Logits, features of raw items and token ids, as `outputs` gives them.
 
     Raises:
         ValueError: If that process fails; with the end of what it said.
     """
-    from hf_modalbridge import ModalBridgeConfig
+    from hf_modalbridge import ModalBridgeForConditionalGeneration
 
+    folder, has_processor = Path(directory), (Path(directory) / "processor_config.json").is_file()
+    model = ModalBridgeForConditionalGeneration.from_pretrained(folder)
+    given = model_inputs(model.config)
+    if has_processor:
+        processor = _load_processor(folder)
+        given |= item_inputs(model, processor)
+    texts = _texts(processor) if has_processor else []
+    del model
     with tempfile.TemporaryDirectory() as scratch:
-        save_file(model_inputs(ModalBridgeConfig.from_pretrained(directory)), Path(scratch) / "in.safetensors")
+        save_file(given, Path(scratch) / "in.safetensors")
+        (Path(scratch) / "texts.json").write_text(json.dumps(texts), encoding="utf-8")
         command = [sys.executable, "-c", _ALONE, str(Path(directory).resolve()), scratch]
         environment = {**os.environ, "HF_MODULES_CACHE": str(Path(scratch) / "modules")}
         done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=scratch, check=False)
@@ -118,19 +151,27 @@ def bundle_outputs(directory: str | os.PathLike[str]) -> dict[str, Tensor]:
 
 
 _ALONE = """
-import sys
+import json, sys
 sys.modules["hf_modalbridge"] = None
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel
+from transformers import AutoModel, AutoProcessor
 
 model = AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True).eval()
-given, logits = load_file(sys.argv[2] + "/in.safetensors"), {}
-for name in model.config.modalities:
-    with torch.inference_mode():
+given, found = load_file(sys.argv[2] + "/in.safetensors"), {}
+texts = json.load(open(sys.argv[2] + "/texts.json", encoding="utf-8"))
+with torch.inference_mode():
+    for name in model.config.modalities:
         items = {name: {"embeds": given[name + ".embeds"]}}
-        logits[name + ".logits"] = model(given[name + ".input_ids"], modality_inputs=items).logits.float()
-save_file(logits, sys.argv[2] + "/out.safetensors")
+        found[name + ".logits"] = model(given[name + ".input_ids"], modality_inputs=items).logits.float()
+        item = {k.split(".item.")[1]: v for k, v in given.items() if k.startswith(name + ".item.")}
+        if item:
+            found[name + ".features"] = model.get_modality_features(name, **item).float()
+if texts:
+    processor = AutoProcessor.from_pretrained(sys.argv[1], trust_remote_code=True)
+    for i, text in enumerate(texts):
+        found["ids." + str(i)] = torch.tensor(processor.tokenizer(text)["input_ids"])
+save_file({k: v.contiguous() for k, v in found.items()}, sys.argv[2] + "/out.safetensors")
 """
 
 
@@ -144,6 +185,37 @@ def _model_outputs(folder: Path) -> dict[str, Tensor]:
         found[f"{name}.logits"] = model(given[f"{name}.input_ids"], modality_inputs=items).logits.float()
         if name in model.model.corrections:
             found[f"{name}.imagined"] = model.imagine(name, given[f"{name}.embeds"])
+    if (folder / "processor_config.json").is_file():
+        raw = item_inputs(model, _load_processor(folder))
+        for name in model.model.encoders:
+            item = {key.split(".item.")[1]: v for key, v in raw.items() if key.startswith(f"{name}.item.")}
+            if item:
+                found[f"{name}.features"] = model.get_modality_features(name, **item).float()
+    return found
+
+
+def _load_processor(folder: Path) -> Any:
+    from hf_modalbridge import ModalBridgeProcessor
+
+    return ModalBridgeProcessor.from_pretrained(folder)
+
+
+def _texts(processor: Any) -> list[str]:
+    questions = [f"{token} What is this?" for token in processor.placeholders.values()]
+    return ["What is this? 42 naïve cats, 猫.", *questions]
+
+
+def _aligner_outputs(folder: Path) -> dict[str, Tensor]:
+    from hf_modalbridge import PairwiseAligner
+
+    aligner, found = PairwiseAligner.from_pretrained(folder).eval(), {}
+    for name, modality in aligner.config.modalities.items():
+        shape = (_ROWS, modality.num_tokens, modality.input_dim)
+        features = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        found[f"{name}.embedded"] = aligner.embed(name, features)
+        for edge in aligner.config.edges:
+            if edge.source == name:
+                found[f"{name}-{edge.target}.recomposed"] = aligner.recompose(name, edge.target, features)
     return found
 
 
@@ -155,9 +227,7 @@ def _processor_outputs(folder: Path) -> dict[str, Tensor]:
     processor = AutoProcessor.from_pretrained(folder)
     if not isinstance(processor, ModalBridgeProcessor):
         return {}
-    texts = ["What is this? 42 naïve cats, 猫."]
-    texts += [f"{token} What is this?" for token in processor.placeholders.values()]
-    found = {f"ids.{i}": torch.tensor(processor.tokenizer(text)["input_ids"]) for i, text in enumerate(texts)}
+    found = {f"ids.{i}": torch.tensor(processor.tokenizer(t)["input_ids"]) for i, t in enumerate(_texts(processor))}
     return found | {f"{m}.tokens": torch.tensor(s["tokens_per_item"]) for m, s in processor.modalities.items()}
 
 

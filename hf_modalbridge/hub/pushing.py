@@ -12,11 +12,13 @@ from typing import Any
 
 import torch
 
-from .bundle import write_bundle
-from .downloads import download, file_sha256
+from hf_modalbridge.cached_files import file_sha256
+
+from .bundle import replace_json, write_bundle
+from .downloads import broke_off, download
 from .outputs import bundle_outputs, kind_of, outputs
 
-__all__ = ["PushReport", "push"]
+__all__ = ["PushReport", "forget_local_paths", "push"]
 
 # of earlier uploads of the same kind, where this one does not write them again
 _REPLACED = ("*.safetensors", "*.safetensors.index.json", "*.py", "shard-*", "index*", "encoder_processors/*")
@@ -28,7 +30,7 @@ class PushReport:
     """What was pushed and verified.
 
     Args:
-        kind: "store", "correction", "model", "encoder" or "processor".
+        kind: "store", "correction", "model", "aligner", "encoder" or "processor".
         url: Address of the commit.
         commit: Its id.
         files: Number of files compared.
@@ -60,7 +62,7 @@ def push(
     it was, and its repetition sends only the files that are not there yet.
 
     Args:
-        directory: Of a store, correction, model, encoder or processor. It is not changed.
+        directory: Of a store, correction, model, aligner, encoder or processor. It is not changed.
         repo_id: Such as "org/modalbridge-pc"; created if missing, a dataset repo for a store.
         private: Whether a new repo is private.
         revision: Branch to push to, made if missing; the main one by default.
@@ -75,10 +77,11 @@ def push(
         FileNotFoundError: If the directory holds nothing of this library.
         ValueError: If the model cannot be loaded elsewhere, or what came back is not what was sent.
         PermissionError: If the token may not write there.
+        ConnectionError: If the connection broke and the client's own attempts did not mend it.
     """
     kind = kind_of(directory)
     with tempfile.TemporaryDirectory() as scratch:
-        staged = _stage(Path(directory), Path(scratch) / "staged", kind, bundle)
+        staged = _stage(Path(directory), Path(scratch) / "staged", kind, bundle, repo_id)
         expected = outputs(staged)
         commit = _upload(staged, repo_id, kind, private, revision, token, commit_message)
         back = download(
@@ -103,11 +106,13 @@ def _repo_type(kind: str) -> str:
     return "dataset" if kind == "store" else "model"
 
 
-def _stage(directory: Path, staged: Path, kind: str, bundle: bool) -> Path:
+def _stage(directory: Path, staged: Path, kind: str, bundle: bool, repo_id: str) -> Path:
     """Put together what goes up: the directory's files by hard link, a card, the bundle."""
     shutil.copytree(
         directory, staged, copy_function=_link, ignore=shutil.ignore_patterns("checkpoints", "*.part", ".cache")
     )
+    if kind in ("model", "aligner", "encoder"):
+        forget_local_paths(staged / "config.json")
     if kind == "model":
         _check_sources(staged)
         if bundle:
@@ -115,7 +120,7 @@ def _stage(directory: Path, staged: Path, kind: str, bundle: bool) -> Path:
         if not (staged / "README.md").exists():
             from .cards import model_card
 
-            (staged / "README.md").write_text(str(model_card(staged)), encoding="utf-8")
+            (staged / "README.md").write_text(str(model_card(staged, repo_id)), encoding="utf-8")
     return staged
 
 
@@ -124,6 +129,30 @@ def _link(source: str, target: str) -> None:
         os.link(Path(source).resolve(), target)
     except OSError:  # another file system
         shutil.copy2(source, target)
+
+
+def forget_local_paths(config_file: Path) -> None:
+    """Name parts that came from folders on this machine by the folder alone: the rest of the path is private.
+
+    Args:
+        config_file: A config.json; replaced if it names any.
+    """
+
+    def shorten(value: Any) -> Any:
+        if isinstance(value, list):
+            return [shorten(part) for part in value]
+        if not isinstance(value, dict):
+            return value
+        return {
+            key: Path(part).name
+            if key in ("id", "_name_or_path") and isinstance(part, str) and Path(part).is_absolute()
+            else shorten(part)
+            for key, part in value.items()
+        }
+
+    before = json.loads(config_file.read_text(encoding="utf-8"))
+    if (after := shorten(before)) != before:
+        replace_json(config_file, after)
 
 
 def _check_sources(folder: Path) -> None:
@@ -182,6 +211,13 @@ def _upload(
                 "`hf auth login`, or pass a token with write access."
             ) from error
         raise
+    except Exception as error:
+        if not broke_off(error):
+            raise
+        raise ConnectionError(
+            f"the upload to {repo_id!r} broke off ({error}). The repo is as it was: push again, and files that have "
+            "arrived are not sent again."
+        ) from error
 
 
 def _compare_files(staged: Path, back: Path, repo_id: str) -> list[str]:

@@ -86,6 +86,15 @@ def check_untouched(model: Any) -> None:
             )
 
 
+def _missing(what: str, path: Any, source: Mapping[str, Any], error: OSError) -> FileNotFoundError:
+    """Explain that a base model is not where the bridge says it is."""
+    return FileNotFoundError(
+        f"the {what} of the bridge {str(path)!r} is not beside it but at {source['id']!r} (revision "
+        f"{source.get('revision') or 'main'!r}), and could not be loaded from there: "
+        f"{' '.join(str(error).split())[:300]} Check that it still exists and that you may read it."
+    )
+
+
 def load_bridge_only(cls: Any, path: Any, config: Any = None, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
     """Load a `bridge_only=True` directory: base models from their sources, the bridge from its files.
 
@@ -119,11 +128,7 @@ def load_bridge_only(cls: Any, path: Any, config: Any = None, **kwargs: Any) -> 
             source["id"], revision=source.get("revision") or "main", dtype=dtype, **shared, **kwargs
         )
     except OSError as error:
-        raise FileNotFoundError(
-            f"the language model of the bridge {str(path)!r} is not beside it but at {source['id']!r} (revision "
-            f"{source.get('revision') or 'main'!r}), and could not be loaded from there: "
-            f"{' '.join(str(error).split())[:300]} Check that it still exists and that you may read it."
-        ) from error
+        raise _missing("language model", path, source, error) from error
     _check_base(language_model, source, "language model", path)
     fit_vocabulary(language_model, config.text_config.vocab_size)
     encoders = {}
@@ -131,9 +136,12 @@ def load_bridge_only(cls: Any, path: Any, config: Any = None, **kwargs: Any) -> 
         if modality.encoder_config is not None:
             origin = modality.encoder_source
             trust = kwargs.get("trust_remote_code", False)
-            encoder, _ = load_encoder(
-                origin["id"], revision=origin.get("revision"), dtype=dtype, trust_remote_code=trust
-            )
+            try:
+                encoder, _ = load_encoder(
+                    origin["id"], revision=origin.get("revision"), dtype=dtype, trust_remote_code=trust
+                )
+            except OSError as error:
+                raise _missing(f"encoder of {name!r}", path, origin, error) from error
             _check_base(encoder, origin, f"encoder of {name!r}", path)
             encoders[name] = encoder
     config.bridge_only = False  # the model in memory is whole

@@ -24,7 +24,7 @@ class _Attention(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
         """Attend from `(batch, n, width)` to `(batch, m, width)`; the mask `(batch, m)` is True where one may look."""
-        shape = (len(x), -1, self.heads, x.shape[-1] // self.heads)
+        shape = (x.shape[0], -1, self.heads, x.shape[-1] // self.heads)
         query = self.query(x).view(shape).transpose(1, 2)
         key, value = (part.view(shape).transpose(1, 2) for part in self.key_value(context).chunk(2, -1))
         mixed = F.scaled_dot_product_attention(
@@ -122,7 +122,7 @@ class LatentEncoder(nn.Module):
             )
         x = (tokens.float() - self.mean.float()) / self.scale.float()
         context = self.input(x.to(self.input.weight.dtype)) + self.positions[: tokens.shape[1]]
-        latents = self.latents.expand(len(tokens), -1, -1)
+        latents = self.latents.expand(tokens.shape[0], -1, -1)  # len() would be a constant in torch.export
         for step in self.steps:
             latents = step(latents, context, mask)
         return self.norm(latents)
@@ -165,7 +165,7 @@ class LatentDecoder(nn.Module):
 
     def forward(self, latents: Tensor) -> Tensor:
         """Decode `(items, latents, width)` to `(items, num_tokens, output_dim)`."""
-        x = self.queries.expand(len(latents), -1, -1)
+        x = self.queries.expand(latents.shape[0], -1, -1)
         for step in self.steps:
             x = step(x, latents, None)
         out = self.output(self.norm(x))

@@ -14,12 +14,13 @@ from .batches import ModalBridgeBatch, make_batch
 from .chat import PLAIN_TEMPLATE, FlatChat, answer_spans, flatten_chat, span_labels
 from .encoder_processors import load_encoder_processors, save_encoder_processors
 from .items import ItemArguments, check_embeddings
+from .sharing import HubMixin, push_folder
 from .supervised_loss import IGNORE_INDEX
 
 __all__ = ["ModalBridgeBatch", "ModalBridgeProcessor"]
 
 
-class ModalBridgeProcessor(ProcessorMixin):
+class ModalBridgeProcessor(HubMixin, ProcessorMixin):
     """Turns prompts and items into what the model takes; owns the number of placeholder tokens of an item.
 
     For a modality `m`, calls take `m` or `ms` (raw items), `m_embeds` `(items, embedding_dim)` and
@@ -266,8 +267,13 @@ class ModalBridgeProcessor(ProcessorMixin):
 
     def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> Any:
         """Save to `processor_config.json`, tokenizer files and `encoder_processors/<modality>/`."""
+        hub = {key: kwargs.pop(key) for key in ("private", "commit_message") if key in kwargs}
+        repo_id = kwargs.pop("repo_id", Path(save_directory).name)
         save_encoder_processors(Path(save_directory), self.encoder_processors)
-        return super().save_pretrained(str(save_directory), push_to_hub=push_to_hub, **kwargs)
+        files = super().save_pretrained(str(save_directory), **kwargs)
+        if push_to_hub:
+            push_folder(Path(save_directory), repo_id, token=kwargs.get("token"), **hub)
+        return files
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> ModalBridgeProcessor:

@@ -16,6 +16,9 @@ from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
+from .quantization import leave_bridge_whole
+from .sharing import HubMixin, push_folder
+
 __all__ = ["BRIDGE_FILE", "CORRECTION_FILE", "SavingMixin", "bridge_keys"]
 
 CORRECTION_FILE = "correction.safetensors"
@@ -38,8 +41,10 @@ def bridge_keys(state_dict: dict[str, Tensor]) -> tuple[list[str], list[str]]:
     return [k for k, p in parts.items() if "connectors" in p], [k for k, p in parts.items() if "corrections" in p]
 
 
-class SavingMixin:
+class SavingMixin(HubMixin):
     """`save_pretrained` and `from_pretrained` of both bridge models; goes before `PreTrainedModel`."""
+
+    _replaced_files = ("*.safetensors", "*.safetensors.index.json")
 
     def save_pretrained(
         self,
@@ -67,7 +72,8 @@ class SavingMixin:
         Raises:
             ValueError: If `bridge_only` is asked for and would lose something.
         """
-        hub = {k: kwargs.pop(k) for k in ("repo_id", "private", "commit_message") if k in kwargs}
+        hub = {k: kwargs.pop(k) for k in ("private", "commit_message") if k in kwargs}
+        repo_id = kwargs.pop("repo_id", Path(save_directory).name)
         # transformers 5.23 takes model.language_model.model for the name of an older LLaVA, and would undo a
         # renaming that it
         # did not need when it loaded: names in our files are those of the state dict
@@ -89,7 +95,7 @@ class SavingMixin:
                     _add_statistics(directory, statistics)
                     (directory / BRIDGE_FILE).unlink(missing_ok=True)
         if push_to_hub and is_main_process:
-            _upload(directory, hub, kwargs.get("token"))
+            push_folder(directory, repo_id, replaced=self._replaced_files, token=kwargs.get("token"), **hub)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
@@ -124,6 +130,10 @@ class SavingMixin:
                 model.load_adapter(adapter)
         else:
             lenient = kwargs.pop("ignore_mismatched_sizes", False)
+            if kwargs.get("quantization_config") is not None:
+                if config is None or isinstance(config, str | os.PathLike):
+                    config = cls.config_class.from_pretrained(config or pretrained_model_name_or_path, **hub)
+                kwargs["quantization_config"] = leave_bridge_whole(kwargs["quantization_config"], config)
             model, report = super().from_pretrained(
                 pretrained_model_name_or_path,
                 *args,
@@ -244,13 +254,3 @@ def _save_bridge(
     for name, tensors in files.items():
         save_file(tensors, directory / name, metadata={"format": "pt"})
     write_index(directory, files, sum(t.nbytes for tensors in files.values() for t in tensors.values()))
-
-
-def _upload(directory: Path, hub: dict[str, Any], token: Any) -> None:
-    """Upload the finished directory; transformers' own way would do so before the statistics are in it."""
-    from huggingface_hub import HfApi
-
-    api = HfApi(token=token)
-    repo_id = api.create_repo(hub.get("repo_id", directory.name), private=hub.get("private"), exist_ok=True).repo_id
-    message = hub.get("commit_message") or "Upload model"
-    api.upload_folder(repo_id=repo_id, folder_path=directory, commit_message=message)

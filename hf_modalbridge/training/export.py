@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,6 +37,7 @@ def export_model(directory: Path, result: TrainResult, assemble: Callable[[], Br
         bridge.finish(result.checkpoint / "trained.safetensors")
         record = {"steps": result.steps, "seed": loop.seed, "held_out_loss": result.held_out_loss}
         record["loss"] = result.rows[-1]["loss"] if result.rows else None
+        record["command"] = _command(state.num_processes)
         bridge.model.config.metadata = {**(bridge.model.config.metadata or {}), directory.parent.name: record}
         part = directory.with_name(".model-part")
         shutil.rmtree(part, ignore_errors=True)
@@ -43,6 +46,16 @@ def export_model(directory: Path, result: TrainResult, assemble: Callable[[], Br
         os.rename(part, directory)
         say(f"wrote {directory}")
     state.wait_for_everyone()
+
+
+def _command(processes: int) -> str | None:
+    """Give the recipe's command line as a user types it, for the record; None outside a recipe."""
+    script = Path(sys.argv[0])
+    if script.suffix != ".py" or script.resolve().parent.name != "recipes":
+        return None
+    runner = "python" if processes == 1 else f"accelerate launch --num_processes {processes}"
+    words = [str(Path(w).name) if os.path.isabs(w) else w for w in sys.argv[1:]]  # other machines have other paths
+    return shlex.join([*runner.split(), f"recipes/{script.name}", *words])
 
 
 def say(text: str) -> None:

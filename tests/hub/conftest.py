@@ -42,6 +42,7 @@ def become_client(
 ) -> None:
     """Turn this process into a user of a Hub, by what the client read from the environment when it was imported."""
     import huggingface_hub.constants as constants
+    import transformers.utils.hub
 
     values = {
         "ENDPOINT": server.url,
@@ -53,6 +54,7 @@ def become_client(
     }
     for name, value in values.items():
         patch.setattr(constants, name, value)
+    patch.setattr(transformers.utils.hub, "_hf_api", None)  # it keeps the endpoint of its first use
     patch.delenv("HF_TOKEN", raising=False)
     if token:
         patch.setenv("HF_TOKEN", token)

@@ -6,15 +6,25 @@ import json
 import os
 from pathlib import Path
 
+import httpx2
 import pytest
 import torch
 from huggingface_hub import HfApi
 from safetensors.torch import save_file
-from tiny_bridges import make_bridge, make_correction, make_lm, make_tokenizer
+from tiny_bridges import (
+    make_bridge,
+    make_cloud,
+    make_correction,
+    make_lm,
+    make_point_bridge,
+    make_point_encoder,
+    make_tokenizer,
+)
+from transformers import AutoModel, AutoProcessor
 
-from hf_modalbridge import AutoCorrection, EmbeddingStore
+from hf_modalbridge import AutoCorrection, EmbeddingStore, ModalBridgeForConditionalGeneration
+from hf_modalbridge.cached_files import file_sha256
 from hf_modalbridge.hub import download, push
-from hf_modalbridge.hub.downloads import file_sha256
 
 LOAD = (
     "import sys; from hf_modalbridge import AutoCorrection as A; print(A.from_pretrained(sys.argv[1]).correction_type)"
@@ -31,7 +41,7 @@ def correction(tmp_path_factory) -> Path:
 
 @pytest.mark.slow
 def test_an_upload_killed_in_the_middle_leaves_nothing_and_is_repeated(hub, start, run, tmp_path):
-    make_correction(dim=128).save_pretrained(tmp_path / "c")
+    make_correction(dim=4096).save_pretrained(tmp_path / "c")  # 100 kB: the fault strikes within it
     fault = hub.order("upload", after=1 << 14, stall=True)
     process = start(hub, tmp_path / "home", PUSH, tmp_path / "c", "org/c")
     assert fault.struck.wait(200)
@@ -46,7 +56,7 @@ def test_an_upload_killed_in_the_middle_leaves_nothing_and_is_repeated(hub, star
 
 @pytest.mark.slow
 def test_a_download_killed_in_the_middle_is_repeated(hub, start, run, tmp_path):
-    make_correction(dim=128).save_pretrained(tmp_path / "c")
+    make_correction(dim=4096).save_pretrained(tmp_path / "c")  # 100 kB: the fault strikes within it
     run(hub, tmp_path / "pusher", PUSH, tmp_path / "c", "org/c")
     fault = hub.order("download", after=1 << 14, stall=True)
     process = start(hub, tmp_path / "home", LOAD, "org/c")
@@ -75,8 +85,74 @@ def test_a_wrong_hash_is_named_and_the_repetition_is_right(hub, client, correcti
     blob.write_bytes(good[:-4] + bytes(4))  # the size is right, so the client alone does not see it
     with pytest.raises(ValueError, match="1 file.* of 'org/c' were damaged on the way: correction.safetensors"):
         download("org/c")
+    with pytest.raises(ValueError, match="correction.safetensors of 'org/c' was damaged on the way"):
+        AutoCorrection.from_pretrained("org/c")
     blob.write_bytes(good)
     assert (download("org/c") / "correction.safetensors").read_bytes() == good
+    assert AutoCorrection.from_pretrained("org/c").is_fitted
+
+
+@pytest.fixture
+def bridge_folder(tmp_path) -> Path:
+    bridge, processor = make_point_bridge()
+    bridge.save_pretrained(tmp_path / "bridge")
+    processor.save_pretrained(tmp_path / "bridge")
+    return tmp_path / "bridge"
+
+
+def test_a_model_whose_transfer_breaks_is_whole_after_the_repetition(hub, client, bridge_folder, tmp_path, monkeypatch):
+    """All attempts of one call break, in the middle of the weights, both ways."""
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    client(hub, tmp_path / "a")
+    fault = hub.order("upload", after=1 << 16, times=100)
+    with pytest.raises(ConnectionError, match="upload to 'org/m' broke off.*The repo is as it was"):
+        push(bridge_folder, "org/m", bundle=False)
+    fault.times = 0
+    repo = hub.storage.repo("model", "org/m")
+    assert [e["path"] for e in repo.tree(repo.sha("main"))] == [".gitattributes"]
+    commit = push(bridge_folder, "org/m", bundle=False).commit
+    client(hub, tmp_path / "b")
+    fault = hub.order("download", after=1 << 16, times=100)
+    with pytest.raises(ConnectionError, match="download of 'org/m' broke off"):
+        download("org/m")
+    with pytest.raises((httpx2.TransportError, OSError)):
+        AutoModel.from_pretrained("org/m")
+    fault.times, sent = 0, hub.bytes_sent
+    loaded = AutoModel.from_pretrained("org/m", revision=commit)
+    weights = sum(path.stat().st_size for path in bridge_folder.glob("*.safetensors"))
+    assert hub.bytes_sent - sent <= weights, "files that had come are not sent again"
+    saved = ModalBridgeForConditionalGeneration.from_pretrained(bridge_folder).state_dict()
+    assert all(torch.equal(value, saved[name]) for name, value in loaded.state_dict().items())
+
+
+def test_a_model_repo_that_lacks_something_says_what(hub, client, bridge_folder, tmp_path):
+    client(hub, tmp_path / "a")
+    push(bridge_folder, "org/m", bundle=False)
+    HfApi().delete_file("model-00001-of-00001.safetensors", "org/m")
+    client(hub, tmp_path / "b")
+    with pytest.raises(OSError, match="org/m does not appear to have a file named model-00001-of-00001.safetensors"):
+        AutoModel.from_pretrained("org/m")
+    assert AutoCorrection.from_pretrained("org/m", modality="image").is_fitted
+    with pytest.raises(OSError, match="org/nothing is not a local folder and is not a valid model identifier"):
+        AutoModel.from_pretrained("org/nothing")
+    with pytest.raises(OSError, match="v9 is not a valid git identifier"):
+        AutoModel.from_pretrained("org/m", revision="v9")
+
+
+def test_a_model_in_the_cache_loads_without_the_network(hub, client, bridge_folder, tmp_path):
+    client(hub, tmp_path / "a")
+    push(bridge_folder, "org/m", bundle=False)
+    client(hub, tmp_path / "warm")
+    AutoModel.from_pretrained("org/m"), AutoProcessor.from_pretrained("org/m")
+    client(hub, tmp_path / "warm", offline=True)
+    asked = len(hub.requests)
+    model, processor = AutoModel.from_pretrained("org/m"), AutoProcessor.from_pretrained("org/m")
+    inputs = processor(text=["<|point|> what is this?"], point=[make_cloud().numpy()])
+    assert torch.inference_mode()(lambda: model(**inputs).logits.isfinite().all())()
+    assert len(hub.requests) == asked
+    client(hub, tmp_path / "cold", offline=True)
+    with pytest.raises(OSError, match="cached files|offline mode"):
+        AutoModel.from_pretrained("org/m")
 
 
 def test_a_push_whose_bytes_come_back_changed_is_not_called_done(hub, client, correction, tmp_path):
@@ -156,7 +232,7 @@ def test_revisions_are_branches_tags_and_commits(hub, client, correction, tmp_pa
 
 
 def test_bridge_only_fetches_its_base_once_and_explains_a_missing_one(hub, client, tmp_path, monkeypatch):
-    from transformers import AutoModel, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     client(hub, tmp_path / "a")
     base = make_lm("llama_tied")
@@ -187,6 +263,35 @@ def test_bridge_only_fetches_its_base_once_and_explains_a_missing_one(hub, clien
     (tmp_path / "bridge" / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match="no repo on the Hub"):
         push(tmp_path / "bridge", "org/bridge")
+
+
+def test_a_bridge_only_repo_fetches_language_model_and_encoder_of_their_repos(hub, client, tmp_path):
+    client(hub, tmp_path / "a")
+    make_lm("llama_tied").save_pretrained(tmp_path / "base")
+    make_tokenizer().save_pretrained(tmp_path / "base")
+    for part in make_point_encoder():
+        part.save_pretrained(tmp_path / "points")
+    commits = {name: _upload(tmp_path / name, f"org/{name}") for name in ("base", "points")}
+    base = {"id": "org/base", "revision": commits["base"]}
+    parts = {"encoder_source": {"id": "org/points", "revision": commits["points"]}}
+    bridge, processor = make_point_bridge(language_model=make_lm("llama_tied"), language_model_source=base, point=parts)
+    done = bridge.push_to_hub("org/bridge", bridge_only=True)
+    processor.push_to_hub("org/bridge")
+    files = HfApi().list_repo_files("org/bridge")
+    assert "bridge.safetensors" in files and "model.safetensors" not in files and done.oid
+    client(hub, tmp_path / "b")
+    loaded, again = AutoModel.from_pretrained("org/bridge"), AutoProcessor.from_pretrained("org/bridge")
+    cloud = make_cloud().numpy()
+    with torch.inference_mode():
+        before, after = (
+            m(**p(text=["<|point|> what is this?"], point=[cloud])).logits
+            for m, p in ((bridge, processor), (loaded, again))
+        )
+    assert torch.equal(before, after)
+    hub.storage.delete("model", "org/points")
+    client(hub, tmp_path / "c")
+    with pytest.raises(FileNotFoundError, match="encoder of 'point'.*'org/points'"):
+        AutoModel.from_pretrained("org/bridge")
 
 
 def _upload(folder: Path, repo_id: str) -> str:

@@ -6,8 +6,8 @@ import importlib.util
 
 import pytest
 import torch
-from tiny_bridges import make_bridge, make_correction, make_lm, vectors
-from transformers import AutoModel, AutoModelForCausalLM, BitsAndBytesConfig
+from tiny_bridges import make_bridge, make_correction, make_lm, make_point_bridge, make_tokenizer, vectors
+from transformers import AutoModel, AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
 
 from hf_modalbridge.models.adapters import bridge_lora_config
 
@@ -64,7 +64,9 @@ def test_an_adapter_of_a_bridge_only_model_is_not_forgotten(tmp_path):
 
 @pytest.mark.parametrize("bits", ["load_in_8bit", "load_in_4bit"])
 def test_quantised_loading_passes_through_or_says_what_is_missing(tmp_path, bits):
-    bridge, processor = make_bridge()
+    shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1, "num_attention_heads": 4}
+    wide = LlamaForCausalLM(LlamaConfig(vocab_size=len(make_tokenizer()), **shape))  # bitsandbytes has blocks of 64
+    bridge, processor = make_bridge(language_model=wide.eval())
     bridge.save_pretrained(tmp_path)
     if importlib.util.find_spec("bitsandbytes") is None:
         with pytest.raises(ImportError, match="bitsandbytes"):
@@ -73,6 +75,9 @@ def test_quantised_loading_passes_through_or_says_what_is_missing(tmp_path, bits
     model = AutoModel.from_pretrained(tmp_path, quantization_config=BitsAndBytesConfig(**{bits: True}))
     kinds = {type(m).__name__ for m in model.language_model.modules()}
     assert kinds & {"Linear4bit", "Linear8bitLt"}
+    assert type(model.language_model.get_output_embeddings()) is torch.nn.Linear
+    quantised = [n for n, m in model.named_modules() if type(m).__name__ in ("Linear4bit", "Linear8bitLt")]
+    assert all(name.startswith("model.language_model.") for name in quantised), "the bridge itself stays whole"
     assert logits(model, processor).isfinite().all()
 
 
@@ -83,6 +88,15 @@ def test_a_correction_is_exported_for_any_number_of_rows(kind):
     program = torch.export.export(correction, (vectors(4),), dynamic_shapes={"source": {0: rows}})
     x = vectors(9, seed=3)
     torch.testing.assert_close(program.module()(x), correction(x))
+
+
+def test_a_recomposing_connector_is_exported_too():
+    connector = make_point_bridge()[0].model.connectors["point"].eval()
+    tokens = torch.randn(4, 5, 8, generator=torch.Generator().manual_seed(0))
+    items = torch.export.Dim("items", min=1, max=1 << 20)
+    program = torch.export.export(connector, (tokens,), dynamic_shapes=({0: items},))
+    other = torch.randn(7, 5, 8, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(program.module()(other), connector(other))
 
 
 @pytest.mark.parametrize("mode", ["repeat", "distinct"])

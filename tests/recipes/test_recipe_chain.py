@@ -113,6 +113,8 @@ def test_from_raw_items_to_a_measured_model(world, tmp_path, run, capsys):
     batch["modality_inputs"] = {"image": {"embeds": torch.from_numpy(EmbeddingStore.open(tmp_path / "i")[3:4])}}
     torch.testing.assert_close(bridge(**batch).logits, from_picture, rtol=1e-4, atol=1e-5)
     assert bridge.config.metadata["stage2"]["steps"] == 2
+    command = "python recipes/train_revision.py --config x.yaml --stage2.loop.max_steps 2"
+    assert bridge.config.metadata["stage2"]["command"] == command
 
     capsys.readouterr()
     words = [
