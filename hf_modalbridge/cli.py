@@ -304,12 +304,28 @@ def chat(
         _say(f"model: {conversation.ask(question)}")
 
 
+@_command("modalbridge demo --model runs/demo/realign/stage2/model --port 7860", note="needs the extra `space`")
+def demo(
+    model: Annotated[
+        str | None, typer.Option(help="Model: directory or repo id; default: what `make demo` leaves.")
+    ] = None,
+    points: Annotated[str | None, typer.Option(help="A second model, for point clouds.")] = None,
+    stores: Annotated[Path | None, typer.Option(help="Folder of the demo's stores; default: beside the model.")] = None,
+    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 for all.")] = "127.0.0.1",
+    port: Annotated[int | None, typer.Option(help="Port; default: the first free one from 7860 on.")] = None,
+) -> None:
+    """Open the demo in a browser: chat, imagine, explore a gap, bring your own modality."""
+    from hf_modalbridge.space import serve
+
+    serve(model, points, stores, host, port)
+
+
 # ---- sharing --------------------------------------------------------------------------------------------
 
 
 @_command("modalbridge push runs/demo/realign/stage2/model org/modalbridge-demo --private")
 def push(
-    directory: Annotated[Path, typer.Argument(help="Store, correction, model, encoder or processor.")],
+    directory: Annotated[Path, typer.Argument(help="Store, correction, model, aligner, encoder or processor.")],
     repo: Annotated[str, typer.Argument(help="Repo id on the Hub, such as org/name.")],
     private: Annotated[bool | None, typer.Option("--private/--public", help="Of a new repo.")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch to push to; made if missing.")] = None,

@@ -67,6 +67,7 @@ def train(
     identity: Mapping[str, Any] | None = None,
     find_unused_parameters: bool = False,
     plan: Callable[..., Any] = BatchPlan,
+    on_step: Callable[[dict[str, Any]], object] | None = None,
 ) -> TrainResult:
     """Train what requires gradients in a model, in place.
 
@@ -91,6 +92,7 @@ def train(
         identity: What the run is about (model, data, correction); a checkpoint with another is refused.
         find_unused_parameters: Whether some batches leave a trained parameter without gradient, for DDP.
         plan: Makes what says which rows a step takes, from `BatchPlan`'s arguments.
+        on_step: Called with each step's row of losses; what is true ends the run after that step.
 
     Returns:
         Losses by step, the held-out loss and the last checkpoint.
@@ -105,6 +107,7 @@ def train(
         run = _Run(model, dataset, collate, args, output, accelerator, learning_rates or {}, identity or {}, plan)
         run.eval_dataset, run.eval_collate = eval_dataset, eval_collate or collate
         run.train_modules = None if train_modules is None or args.gradient_checkpointing else list(train_modules)
+        run.on_step = on_step
         try:
             return run.execute()
         finally:
@@ -154,6 +157,7 @@ class _Run:
         self.eval_dataset: Any = None
         self.eval_collate = collate
         self.train_modules: list[nn.Module] | None = None
+        self.on_step: Callable[[dict[str, Any]], object] | None = None
 
     def _identity(self, identity: Mapping[str, Any], groups: list[dict[str, Any]]) -> dict[str, Any]:
         args = self.args
@@ -190,6 +194,7 @@ class _Run:
         if self.accelerator.log_with and start < self.total:
             self.accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": {"purge_step": start + 1}})
         main = self.accelerator.is_main_process
+        done = start
         name = self.output.name if self.output else None
         bar = tqdm(total=self.total, initial=start, desc=name, disable=not (self.args.progress and main), unit="step")
         with bar, contextlib.closing(self._stream(start)) as stream:
@@ -205,12 +210,16 @@ class _Run:
                     self._save(done)
                 bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
                 bar.update()
+                if self.on_step is not None and self.on_step(row):
+                    if self.checkpoints is not None and not self._due(done, self.args.save_steps):
+                        self._save(done)
+                    break
         held_out = next((r["held_out_loss"] for r in reversed(self.log.rows) if "held_out_loss" in r), None)
         return TrainResult(
-            steps=self.total,
+            steps=done,
             rows=self.log.rows,
             held_out_loss=held_out,
-            checkpoint=None if self.checkpoints is None else self.checkpoints.path(self.total),
+            checkpoint=None if self.checkpoints is None else self.checkpoints.path(done),
             seconds=time.perf_counter() - began,
         )
 

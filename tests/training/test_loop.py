@@ -65,6 +65,20 @@ def test_accumulation_equals_a_larger_batch():
         assert losses(run) == pytest.approx(losses(runs[0]), rel=1e-5)
 
 
+def test_a_caller_that_watches_the_steps_can_end_the_run_and_it_goes_on_later(tmp_path):
+    full = train(Toy(), Rows(), collate, settings(), tmp_path / "full")
+    seen: list[dict] = []
+
+    def watch(row: dict) -> bool:
+        seen.append(row)
+        return len(seen) == 5
+
+    short = train(Toy(), Rows(), collate, settings(), tmp_path / "short", on_step=watch)
+    assert short.steps == 5 and seen == short.rows == full.rows[:5]
+    assert short.checkpoint is not None and short.checkpoint.name.endswith("5") and short.checkpoint.is_dir()
+    assert losses(train(Toy(), Rows(), collate, settings(), tmp_path / "short")) == losses(full)
+
+
 @pytest.mark.parametrize("stop", [1, 4, 7, 11])
 def test_going_on_gives_the_same_numbers_to_the_last_bit(tmp_path, stop):
     full_model = Toy()
