@@ -18,7 +18,8 @@ speed v, and a material's Young's modulus E, texture, friction and thermal effus
 6. Electrodes: at places p_j on the tip, ele_j = g_j d(t) exp(-|p_j - c(t)|^2 / (2 a(t)^2 s^2)) + drift; the centre
    c moves with the tangential force.
 
-Each recording draws its own load, tremor, speed, approach, room temperature, sensor gains and noise.
+Each recording draws its own load, tremor, speed, approach, room temperature, sensor gains and noise, and in the data of
+`load_touch` its own specimen of the material (`TouchMaterial.specimen`).
 """
 
 from __future__ import annotations
@@ -114,7 +115,7 @@ def load_touch(split: str, per_material: int | None = None, seed: int = 0) -> To
         code = int.from_bytes(material.name.encode(), "big")  # a material's recordings do not depend on the others
         for number in range(start, stop):
             ids.append(f"touch-{material.name.replace(' ', '-')}-{number:02d}")
-            values.append(generate_touch(material, [seed, code, number]))
+            values.append(generate_touch(material.specimen([seed, code, number, 1]), [seed, code, number]))
             names.append(material.name)
             descriptions.append(material.description)
     return TouchRecordings(ids, np.stack(values), names, descriptions)

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 __all__ = ["MATERIALS", "UNSEEN_MATERIALS", "TouchMaterial"]
+
+_SPREAD = {"wavelength": 0.6, "amplitude": 0.6, "modulus": 0.9, "kinetic_friction": 0.3, "effusivity": 0.42}
+"""Deviation of the logarithm of a parameter between specimens of one material."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,25 @@ class TouchMaterial:
     static_friction: float
     kinetic_friction: float
     effusivity: float
+
+    def specimen(self, seed: int | Sequence[int]) -> TouchMaterial:
+        """Draw one specimen of the material: no two cloths, boards or sponges of a kind are alike.
+
+        Texture and friction vary by a third to almost twofold, stiffness about 2.5-fold either way (density and
+        backing), effusivity by half (moisture), so that neighbouring materials overlap.
+
+        Args:
+            seed: The same gives the same specimen.
+
+        Returns:
+            A material of the same name with parameters of its own.
+        """
+        rng = np.random.default_rng(seed)
+        drawn = {name: getattr(self, name) * float(np.exp(rng.normal(0, s))) for name, s in _SPREAD.items()}
+        grip = self.static_friction / self.kinetic_friction * float(np.exp(rng.normal(0, 0.06)))
+        uneven = float(np.clip(self.irregularity + rng.normal(0, 0.12), 0, 1))
+        static = drawn["kinetic_friction"] * max(1.0, grip)
+        return replace(self, **drawn, static_friction=static, irregularity=uneven)
 
     @property
     def description(self) -> str:

@@ -59,6 +59,13 @@ def test_batches_are_functions_of_the_step():
     assert 512 <= a["point_values"].shape[1] <= 1024
 
 
+def test_batches_know_the_kinds_of_generated_shapes():
+    clouds = load_clouds("validation").points
+    kinds = PointBatches(clouds, 8, 8, generated=1.0, seed=1)(3)["kinds"]
+    assert [SHAPE_KINDS[int(kind)] for kind in kinds] == [generate_shape([1, 3, place], 32)[1] for place in range(8)]
+    assert (PointBatches(clouds, 8, 8, generated=0.0)(3)["kinds"] == -100).all()
+
+
 def bands(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Spectrum of the vibration of the last three seconds: frequencies and amplitudes."""
     signal = values[100:, 3:25].reshape(-1)
@@ -92,6 +99,17 @@ def test_roughness_stick_slip_warmth_and_softness_show():
     levels = [x[-50:, 25:].mean(0) for x in (warm, hard)]
     share = [np.median(level) / level.max() for level in levels]
     assert share[0] > 1.3 * share[1], "a soft material touches more of the tip"
+
+
+def test_specimens_of_a_material_differ_around_it():
+    drawn = [RIBBED.specimen(seed) for seed in range(400)]
+    assert drawn[3] == RIBBED.specimen(3) != drawn[4] and {m.name for m in drawn} == {RIBBED.name}
+    for name, deviation in (("wavelength", 0.6), ("modulus", 0.9), ("effusivity", 0.42)):
+        logs = np.log([getattr(m, name) / getattr(RIBBED, name) for m in drawn])
+        assert abs(logs.mean()) < 0.15 and logs.std() == pytest.approx(deviation, rel=0.15)
+    assert all(m.static_friction >= m.kinetic_friction and 0 <= m.irregularity <= 1 for m in drawn)
+    recording = generate_touch(drawn[0], 5)
+    assert np.isfinite(recording).all() and not np.array_equal(recording, generate_touch(drawn[1], 5))
 
 
 def test_splits_do_not_share_recordings_or_materials():
