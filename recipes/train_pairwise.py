@@ -30,11 +30,11 @@ def fill_in_demo(recipe: PairwiseRecipe) -> None:
     from accelerate import PartialState
 
     from hf_modalbridge import demo
-    from hf_modalbridge.demo.pairwise_stores import point_encoder, prepare_pairwise_stores
+    from hf_modalbridge.demo.pairwise_stores import prepare_pairwise_stores
 
     if recipe.language_model.id == "demo":
         recipe.language_model.id = str(demo.language_model())
-    own = {"point": point_encoder, "image": demo.dual_encoder}
+    own = {"point": demo.point_encoder, "image": demo.dual_encoder}
     for name, modality in recipe.modalities.items():
         if modality.encoder == "demo":
             if name not in own:
@@ -43,7 +43,8 @@ def fill_in_demo(recipe: PairwiseRecipe) -> None:
     if recipe.demo_stores is None:
         return
     with PartialState().main_process_first():
-        prepare_pairwise_stores(recipe.demo_stores, recipe.modalities["point"].encoder)
+        point = recipe.modalities["point"]
+        prepare_pairwise_stores(recipe.demo_stores, point.encoder, point.num_tokens)
     folder = Path(recipe.demo_stores)
     for pair in recipe.pairs:
         pair.stores = {name: str(folder / store) for name, store in pair.stores.items()}

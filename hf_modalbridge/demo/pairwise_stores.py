@@ -19,15 +19,15 @@ import numpy as np
 
 from hf_modalbridge.demo.captions import load_captions
 from hf_modalbridge.demo.clouds import FurnitureClouds, load_clouds
-from hf_modalbridge.demo.models import dual_encoder
+from hf_modalbridge.demo.models import dual_encoder, point_encoder
 from hf_modalbridge.demo.point_batches import augment_cloud
 
-__all__ = ["PARTS", "part_of", "point_encoder", "prepare_pairwise_stores"]
+__all__ = ["PARTS", "part_of", "prepare_pairwise_stores"]
 
 PARTS = {"text-point": 0.5, "image-point": 0.3, "image-text": 0.2}
 """Shares of the train objects; pictures with captions are plentiful without furniture."""
 
-COPIES = 3
+COPIES = 4
 _TURN = 0.5
 
 
@@ -48,44 +48,41 @@ def part_of(object_id: str) -> str:
     return "image-text"
 
 
-def point_encoder() -> Path:
-    """Find the point encoder that comes with the package.
-
-    Returns:
-        A folder for `load_encoder`.
-
-    Raises:
-        FileNotFoundError: If it is not there.
-    """
-    folder = Path(__file__).with_name("point_encoder")
-    if not (folder / "config.json").is_file():
-        raise FileNotFoundError(
-            f"no point encoder in {folder}; make it with `python recipes/pretrain_points.py --config "
-            "recipes/configs/pretrain_points.yaml`, then again with --ship; or name one of your own as the modality's "
-            "encoder."
-        )
-    return folder
-
-
-def prepare_pairwise_stores(output: str | Path, encoder: str | Path | None = None) -> dict[str, Path]:
+def prepare_pairwise_stores(
+    output: str | Path, encoder: str | Path | None = None, point_tokens: int = 1
+) -> dict[str, Path]:
     """Embed the pairwise sets once; complete stores are left as they are.
 
     Args:
         output: Folder that receives the stores.
         encoder: Point encoder; None for the one that comes with the package.
+        point_tokens: Tokens of a cloud: 1 for the encoder's pooled features, else as many as it gives.
 
     Returns:
         Paths by name. `text-point-points` (several turned and stretched copies of each cloud, column `text`);
         `image-point-points` and `image-point-images` (paired by the column `item`); `image-text-images` (column
-        `text`); and of each split `points-<split>`, `furniture-<split>` (pictures of the same objects in the same
-        order) and, for validation, `images-validation` (all pictures). Rows are tokens end to end.
+        `text`); and of each other split `points-<split>` and `furniture-<split>` (pictures of the same objects in
+        the same order). Rows are tokens end to end.
     """
     from hf_modalbridge.data.embed_tokens import embed_tokens
     from hf_modalbridge.encoders import load_encoder
 
-    output, encoder = Path(output), Path(encoder) if encoder is not None else point_encoder()
-    pictures, towers = load_captions("train"), dual_encoder()
-    clouds = load_clouds("train")
+    output = Path(output)
+    folders = {"point": Path(encoder) if encoder is not None else point_encoder(), "image": dual_encoder()}
+    tokens = {"point": point_tokens, "image": 1}
+    loaded: dict[str, Any] = {}
+    paths = {}
+    for name, (modality, items) in _sets().items():
+        paths[name], folder = output / name, folders[modality]
+        if modality not in loaded:
+            loaded[modality] = load_encoder(folder)
+        embed_tokens(*loaded[modality], modality, items, paths[name], tokens[modality], id=folder.name, overwrite=True)
+    return paths
+
+
+def _sets() -> dict[str, tuple[str, Sequence]]:
+    """Modality and items of each store by name."""
+    pictures, clouds = load_captions("train"), load_clouds("train")
     part = {object_id: part_of(object_id) for object_id in clouds.ids}
     sets: dict[str, tuple[str, Sequence]] = {
         "text-point-points": ("point", _Clouds(clouds, [i for i in clouds.ids if part[i] == "text-point"], COPIES)),
@@ -100,19 +97,7 @@ def prepare_pairwise_stores(output: str | Path, encoder: str | Path | None = Non
         held, shown = load_clouds(split), load_captions(split)
         sets[f"points-{split}"] = ("point", _Clouds(held, held.ids, 0))
         sets[f"furniture-{split}"] = ("image", _Pictures(shown, held.ids))
-        if split == "validation":
-            sets[f"images-{split}"] = ("image", _Pictures(shown, shown.ids))
-    loaded: dict[str, Any] = {}
-    paths = {}
-    for name, (modality, items) in sets.items():
-        paths[name] = output / name
-        folder = encoder if modality == "point" else towers
-        if modality not in loaded:
-            loaded[modality] = load_encoder(folder)
-        model, processor = loaded[modality]
-        tokens = model.config.num_tokens if modality == "point" else 1
-        embed_tokens(model, processor, modality, items, paths[name], tokens, id=folder.name, overwrite=True)
-    return paths
+    return sets
 
 
 class _Clouds(Sequence):

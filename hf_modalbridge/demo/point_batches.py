@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hf_modalbridge.demo.shapes import generate_shape
+from hf_modalbridge.demo.shapes import SHAPE_KINDS, generate_shape
 
 __all__ = ["PointBatches", "augment_cloud"]
 
@@ -63,17 +63,24 @@ class PointBatches:
             step: Step from 0.
 
         Returns:
-            `point_values` `(batch_size, points, 3)` with 512 to 1,024 points, one number a batch, and `mask_noise`
-            `(batch_size, num_groups)`.
+            `point_values` `(batch_size, points, 3)` with 512 to 1,024 points, one number a batch; `mask_noise`
+            `(batch_size, num_groups)`; and `kinds` `(batch_size,)`, a generated shape's place in `SHAPE_KINDS`, -100
+            for the others.
         """
         rng = np.random.default_rng([self.seed, step])
         num_points = int(rng.integers(512, 1025))
-        rows = []
+        rows, kinds = [], []
         for place in range(self.batch_size):
             if rng.random() < self.generated:
-                points, _ = generate_shape([self.seed, step, place])
+                points, kind = generate_shape([self.seed, step, place])
+                kinds.append(SHAPE_KINDS.index(kind))
             else:
                 points = self.clouds[rng.integers(len(self.clouds))]
+                kinds.append(-100)
             rows.append(augment_cloud(points, rng, self.turn, num_points))
         noise = rng.random((self.batch_size, self.num_groups), dtype=np.float32)
-        return {"point_values": torch.from_numpy(np.stack(rows)), "mask_noise": torch.from_numpy(noise)}
+        return {
+            "point_values": torch.from_numpy(np.stack(rows)),
+            "mask_noise": torch.from_numpy(noise),
+            "kinds": torch.tensor(kinds),
+        }

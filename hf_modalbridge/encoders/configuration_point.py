@@ -30,6 +30,8 @@ class PointEncoderConfig(PreTrainedConfig):
         dropout: Dropout in the blocks, in training only.
         mask_ratio: Share of the groups hidden in pre-training.
         decoder_layers: Blocks of the pre-training decoder, which the encoder itself does not have.
+        num_kinds: Kinds of generated shapes that pre-training also tells apart; 0 for none.
+        kind_weight: Weight of that beside the reconstruction.
         initializer_range: Standard deviation of fresh weights.
         embedding_dim: Width of the pooled vector; follows from `hidden_size` and `pooling`.
     """
@@ -49,6 +51,8 @@ class PointEncoderConfig(PreTrainedConfig):
     dropout: float = 0.0
     mask_ratio: float = 0.6
     decoder_layers: int = 2
+    num_kinds: int = 0
+    kind_weight: float = 1.0
     initializer_range: float = 0.02
     embedding_dim: int | None = None
 

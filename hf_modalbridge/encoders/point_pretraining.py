@@ -1,8 +1,9 @@
-"""Masked reconstruction of point clouds, which trains a `PointEncoder` without labels."""
+"""Masked reconstruction of point clouds, which trains a `PointEncoder` without labels of real objects."""
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.modeling_outputs import ModelOutput
 
@@ -21,6 +22,9 @@ class PointEncoderForPreTraining(PointPreTrainedModel):
     Chamfer distance between each hidden group and its reconstruction, both in units of the group's radius: a dense
     and a thin cloud weigh the same. The class token goes through the decoder, so that it learns something too.
 
+    With `num_kinds`, a linear map of the visible groups' pooled states also tells the kind of a generated shape, which
+    its generator knows; cross-entropy. It is dropped after the training, like the decoder.
+
     Args:
         config: The encoder's configuration.
     """
@@ -35,6 +39,8 @@ class PointEncoderForPreTraining(PointPreTrainedModel):
             config.decoder_layers, width, config.num_attention_heads, config.intermediate_size, config.dropout
         )
         self.head = nn.Linear(width, 3 * config.group_size)
+        if config.num_kinds:
+            self.kind_head = nn.Linear(config.embedding_dim, config.num_kinds)
         self.post_init()
 
     @property
@@ -44,7 +50,12 @@ class PointEncoderForPreTraining(PointPreTrainedModel):
         return min(max(1, groups - round(groups * self.config.mask_ratio)), groups - 1)
 
     def forward(
-        self, point_values: Tensor, point_mask: Tensor | None = None, mask_noise: Tensor | None = None, **kwargs
+        self,
+        point_values: Tensor,
+        point_mask: Tensor | None = None,
+        mask_noise: Tensor | None = None,
+        kinds: Tensor | None = None,
+        **kwargs,
     ) -> ModelOutput:
         """Hide groups and reconstruct them.
 
@@ -52,11 +63,14 @@ class PointEncoderForPreTraining(PointPreTrainedModel):
             point_values: `(batch, points, channels)` float.
             point_mask: `(batch, points)`, True for real points; None if all are.
             mask_noise: `(batch, num_groups)`: the groups with the smallest numbers stay visible. None for random.
+            kinds: `(batch,)` int64, the kind of each generated shape, -100 for clouds that are none; None leaves that
+                task out.
             **kwargs: Ignored.
 
         Returns:
-            `loss`, a scalar; `reconstruction` `(batch, hidden groups, group_size, 3)` and `target` of the same shape,
-            offsets over the group's radius; `centers` `(batch, hidden groups, 3)`.
+            `loss`, a scalar, its parts `reconstruction_loss` and `kind_loss`; `reconstruction` `(batch, hidden groups,
+            group_size, 3)` and `target` of the same shape, offsets over the group's radius; `centers` `(batch, hidden
+            groups, 3)`.
         """
         groups, centers = self.encoder.group(point_values, point_mask)
         if mask_noise is None:
@@ -76,4 +90,9 @@ class PointEncoderForPreTraining(PointPreTrainedModel):
         decoded, _ = self.decoder(torch.cat([states, masks], 1), places)
         made = self.head(decoded[:, -hidden.shape[1] :]).float().view(*hidden.shape, -1, 3)  # (B, H, K, 3)
         loss = chamfer_distance(made.flatten(0, 1), target.flatten(0, 1)).mean()
-        return ModelOutput(loss=loss, reconstruction=made, target=target, centers=hidden_centers)
+        parts = {"reconstruction_loss": loss.detach()}
+        pooled = self.encoder.pool(states)
+        if kinds is not None and self.config.num_kinds and bool((kinds >= 0).any()):
+            kind_loss = F.cross_entropy(self.kind_head(pooled).float(), kinds)
+            loss, parts["kind_loss"] = loss + self.config.kind_weight * kind_loss, kind_loss.detach()
+        return ModelOutput(loss=loss, reconstruction=made, target=target, centers=hidden_centers, **parts)

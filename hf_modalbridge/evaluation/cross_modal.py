@@ -41,6 +41,7 @@ def cross_modal_retrieval(
     gallery_mask: Tensor | None = None,
     at: tuple[int, ...] = (1, 5, 10),
     seed: int = 0,
+    per_item: bool = False,
 ) -> dict[str, Any]:
     """Find items of one modality by items of another in the shared code.
 
@@ -55,6 +56,7 @@ def cross_modal_retrieval(
         gallery_mask: `(n, tokens)`, likewise.
         at: Ranks.
         seed: Of the bootstrap.
+        per_item: Add each query's rank.
 
     Returns:
         `items`, `paired` (whether the two were paired in training), `R@k` with its 95 % interval and chance, and
@@ -75,6 +77,8 @@ def cross_modal_retrieval(
         found = (ranks < k).astype(float)
         low, high = bootstrap_interval(found, seed=seed)
         result[f"R@{k}"] = {"mean": float(found.mean()), "low": low, "high": high, "chance": min(1.0, k / len(ranks))}
+    if per_item:
+        result["ranks"] = ranks.tolist()
     return result
 
 

@@ -119,13 +119,14 @@ def nearest_neighbors(
     """
     queries, points = _coordinates(queries), _coordinates(points)
     part = max(1, max_elements // max(1, points.shape[0] * points.shape[1]))
-    found = []
-    for block in queries.split(part, dim=1):
-        distance = _squared_distances(block, points)  # (B, part, N)
+    # filled in place, as the picks above, lest the heap grow by a part's distances with each part
+    found = torch.empty(*queries.shape[:2], min(k, points.shape[1]), dtype=torch.int64, device=points.device)
+    for start in range(0, queries.shape[1], part):
+        distance = _squared_distances(queries[:, start : start + part], points)  # (B, part, N)
         if mask is not None:
             distance = distance.masked_fill(~mask[:, None], torch.inf)
-        found.append(_smallest(distance, min(k, points.shape[1])))
-    return _cycle(torch.cat(found, 1), k, mask)
+        found[:, start : start + part] = _smallest(distance, found.shape[2])
+    return _cycle(found, k, mask)
 
 
 @torch.no_grad()

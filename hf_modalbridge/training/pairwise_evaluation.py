@@ -18,7 +18,8 @@ class HeldOutItems:
         modality: Its name.
         store: Store of their tokens.
         text_column: Column with the captions.
-        label_column: Column with labels for the choice among all labels that occur; None leaves it out.
+        label_column: Column with labels for the choice among labels; None leaves it out.
+        labels: The labels to choose from; None takes all that occur in the store.
         choices: Captions to choose from.
     """
 
@@ -26,6 +27,7 @@ class HeldOutItems:
     store: str
     text_column: str = "text"
     label_column: str | None = None
+    labels: list[str] | None = None
     choices: int = 20
 
 
@@ -40,7 +42,14 @@ class HeldOutTriples:
     stores: dict[str, str]
 
 
-def evaluate_bridge(model: Any, processor: Any, items: HeldOutItems, question: str | None) -> dict[str, Any]:
+def evaluate_bridge(
+    model: Any,
+    processor: Any,
+    items: HeldOutItems,
+    question: str | None,
+    per_item: bool = False,
+    features: Any | None = None,
+) -> dict[str, Any]:
     """Measure caption likelihood, choice of captions and choice of labels.
 
     Args:
@@ -48,6 +57,8 @@ def evaluate_bridge(model: Any, processor: Any, items: HeldOutItems, question: s
         processor: Its processor.
         items: The held-out items.
         question: Asked in the chat template; None uses the plain prompt.
+        per_item: Add the numbers of each item.
+        features: What the model reads of the items, if that is not what the store holds.
 
     Returns:
         Plain values; see `evaluate_captions` and `label_choice`.
@@ -59,21 +70,26 @@ def evaluate_bridge(model: Any, processor: Any, items: HeldOutItems, question: s
     store = EmbeddingStore.open(items.store)
     captions = store.column(items.text_column)
     n = min(items.choices, len(set(captions)))
-    result = evaluate_captions(model, processor, items.modality, store, captions, question=question, n=n)
+    features = store if features is None else features
+    options: dict[str, Any] = {"question": question, "per_item": per_item}
+    result = evaluate_captions(model, processor, items.modality, features, captions, n=n, **options)
     if items.label_column is not None:
         labels = [str(label).lower() for label in store.column(items.label_column)]
-        answers = sorted(set(labels))
-        result["labels"] = label_choice(model, processor, items.modality, store, labels, answers, question=question)
+        answers = sorted(set(labels)) if items.labels is None else [label.lower() for label in items.labels]
+        result["labels"] = label_choice(model, processor, items.modality, features, labels, answers, **options)
     return result
 
 
-def evaluate_aligner(aligner: Any, triples: HeldOutTriples, normalized: Sequence[str] = ()) -> dict[str, Any]:
+def evaluate_aligner(
+    aligner: Any, triples: HeldOutTriples, normalized: Sequence[str] = (), per_item: bool = False
+) -> dict[str, Any]:
     """Measure retrieval and recomposition between all modalities of held-out triples.
 
     Args:
         aligner: A `PairwiseAligner`.
         triples: The held-out items.
         normalized: Modalities whose tokens are made unit rows first.
+        per_item: Add each query's rank.
 
     Returns:
         `{"source-target": {...}}`; see `cross_modal_retrieval` and `recomposition_quality`.
@@ -95,7 +111,7 @@ def evaluate_aligner(aligner: Any, triples: HeldOutTriples, normalized: Sequence
             if source != target:
                 pair = source, target, features[source], features[target]
                 result[f"{source}-{target}"] = {
-                    "retrieval": cross_modal_retrieval(aligner, *pair),
+                    "retrieval": cross_modal_retrieval(aligner, *pair, per_item=per_item),
                     "recomposition": recomposition_quality(aligner, *pair),
                 }
     return result

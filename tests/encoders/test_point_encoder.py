@@ -218,6 +218,27 @@ def test_pretraining_learns_and_hides(tmp_path):
     assert torch.equal(saved.eval()(**inputs).pooler_output, model.encoder.eval()(**inputs).pooler_output)
 
 
+def test_pretraining_tells_the_kinds_of_generated_shapes():
+    torch.manual_seed(0)
+    tasks = {"initializer_range": 0.02, "num_kinds": 3, "kind_weight": 0.5}
+    model = PointEncoderForPreTraining(PointEncoderConfig(**{**TINY, **tasks})).eval()
+    inputs = EXTRACTOR([cloud(64, seed) for seed in range(4)])
+    noise, kinds = torch.rand(4, 12), torch.tensor([2, -100, 0, -100])
+    out = model(**inputs, mask_noise=noise, kinds=kinds)
+    assert out.loss.item() == pytest.approx((out.reconstruction_loss + 0.5 * out.kind_loss).item(), rel=1e-6)
+    other = model(**inputs, mask_noise=noise, kinds=torch.tensor([1, -100, 0, -100]))
+    assert other.kind_loss != out.kind_loss and other.reconstruction_loss == out.reconstruction_loss
+    for none in (torch.full((4,), -100), None):  # no generated shape in the batch
+        assert model(**inputs, mask_noise=noise, kinds=none).loss == out.reconstruction_loss
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    for _ in range(40):
+        optimizer.zero_grad()
+        last = model(**inputs, mask_noise=noise, kinds=kinds)
+        last.loss.backward()
+        optimizer.step()
+    assert last.kind_loss < 0.5 * out.kind_loss
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
