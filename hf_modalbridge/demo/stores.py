@@ -12,12 +12,13 @@ from hf_modalbridge.demo.wordnet import wordnet_glosses
 __all__ = ["prepare_stores"]
 
 
-def prepare_stores(output: str | Path, nouns: bool = False) -> dict[str, Path]:
+def prepare_stores(output: str | Path, nouns: bool = False, splits: Sequence[str] = SPLITS) -> dict[str, Path]:
     """Embed what the demo works on; a complete store is left as it is, one that was cut off goes on.
 
     Args:
         output: Folder that receives the stores.
         nouns: Embed WordNet's nouns too, in the style of the captions: a larger text for stage 1.
+        splits: Of the pictures with captions.
 
     Returns:
         Paths by name: `images-<split>`, `captions-<split>` and, if asked for, `nouns`. Row i of `images-<split>` and
@@ -30,7 +31,7 @@ def prepare_stores(output: str | Path, nouns: bool = False) -> dict[str, Path]:
     output, encoder = Path(output), dual_encoder()
     model = processor = None
     rows: dict[str, tuple[str, Sequence]] = {}
-    for split in SPLITS:
+    for split in splits:
         pictures = load_captions(split)
         rows[f"images-{split}"] = ("image", pictures)
         rows[f"captions-{split}"] = ("text", list(zip(pictures.ids, pictures.descriptions, strict=True)))
