@@ -30,7 +30,14 @@ def remove_cached(path: Path) -> None:
 
 
 def file_sha256(path: Path) -> str:
-    """Hash a file."""
+    """Hash a file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its sha256 in hexadecimal.
+    """
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

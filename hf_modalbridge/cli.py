@@ -7,7 +7,6 @@ help. Errors of the library need no handling: `main` prints them as one paragrap
 from __future__ import annotations
 
 import enum
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +16,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from hf_modalbridge.cli_words import files_by_modality, read_settings
 
 __all__ = ["app", "main"]
 
@@ -134,7 +135,7 @@ def fit(
     from hf_modalbridge.store import EmbeddingStore
 
     _refuse_existing(out, overwrite)
-    settings = _settings(hyper or []) | ({} if noise_norm is None else {"noise_norm": noise_norm})
+    settings = read_settings(hyper or []) | ({} if noise_norm is None else {"noise_norm": noise_norm})
     stores = EmbeddingStore.open(source), EmbeddingStore.open(target)
     kind = AutoCorrection.from_type(type.value)
     if pairs is not None:
@@ -271,7 +272,7 @@ def chat(
     revision: Revision = None,
 ) -> None:
     """Chat in the terminal about a file or a stored embedding; an empty line ends it."""
-    files, plain = _files_by_modality(words or [])
+    files, plain = files_by_modality(words or [])
     if model is None:
         if not plain:
             raise ValueError("which model? Give --model DIRECTORY_OR_REPO, or the same as the first word.")
@@ -341,22 +342,6 @@ def push(
     _say(f"came back the same: {', '.join(done.compared[:6])}{' ...' if len(done.compared) > 6 else ''}")
 
 
-def _files_by_modality(words: list[str]) -> tuple[list[tuple[str | None, Path]], list[str]]:
-    """Split words into `--<modality> FILE` pairs, whatever the modality's name, and the others."""
-    files: list[tuple[str | None, Path]] = []
-    plain, rest = [], iter(words)
-    for word in rest:
-        if not word.startswith("--"):
-            plain.append(word)
-            continue
-        name, equals, value = word.removeprefix("--").partition("=")
-        value = value if equals else next(rest, "")
-        if not value:
-            raise ValueError(f"{word} needs a file: --{name} FILE.")
-        files.append((name, Path(value)))
-    return files, plain
-
-
 def _console() -> Console:
     """Make a console that wraps on terminals and does not cut text in files."""
     return Console(width=None if sys.stdout.isatty() else 160)
@@ -365,20 +350,6 @@ def _console() -> Console:
 def _say(text: str) -> None:
     """Print one plain line."""
     typer.echo(text)
-
-
-def _settings(pairs: list[str]) -> dict[str, object]:
-    """Read NAME=VALUE; a value is a number, true, false or null as in JSON, and otherwise a word."""
-    settings: dict[str, object] = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not equals:
-            raise ValueError(f"--hyper takes NAME=VALUE, such as --hyper rank=64; got {pair!r}.")
-        try:
-            settings[name] = json.loads(value)
-        except ValueError:
-            settings[name] = value
-    return settings
 
 
 def _refuse_existing(out: Path, overwrite: bool) -> None:

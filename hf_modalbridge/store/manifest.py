@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass, field
@@ -19,7 +18,6 @@ __all__ = [
     "Manifest",
     "PartFile",
     "TENSOR",
-    "file_sha256",
     "read_index",
     "read_shard_header",
     "replace_atomically",
@@ -219,19 +217,6 @@ def read_index(path: Path, columns: list[str] | None = None) -> pa.Table:
     """
     with pq.ParquetFile(path) as file:
         return file.read(columns)
-
-
-def file_sha256(path: Path) -> str:
-    """Hash a file.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Its sha256 in hexadecimal.
-    """
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def replace_atomically(temporary: Path, final: Path) -> None:

@@ -13,8 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from hf_modalbridge.cached_files import file_sha256
 from hf_modalbridge.store.checks import listed
-from hf_modalbridge.store.manifest import MANIFEST, Manifest, file_sha256, read_index, read_shard_header
+from hf_modalbridge.store.manifest import MANIFEST, Manifest, read_index, read_shard_header
 from hf_modalbridge.store.sharing import HubStore
 
 __all__ = ["EmbeddingStore"]

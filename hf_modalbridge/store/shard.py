@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from hf_modalbridge.store.manifest import file_sha256, shard_header
+from hf_modalbridge.cached_files import file_sha256
+from hf_modalbridge.store.manifest import shard_header
 
 __all__ = ["ShardFile"]
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from hf_modalbridge.cached_files import file_sha256
 from hf_modalbridge.fingerprint import fingerprints_match
 from hf_modalbridge.store.checks import check_embeddings, check_ids, to_rows
 from hf_modalbridge.store.manifest import (
@@ -22,7 +23,6 @@ from hf_modalbridge.store.manifest import (
     MANIFEST,
     Manifest,
     PartFile,
-    file_sha256,
     read_index,
     replace_atomically,
 )
