@@ -48,12 +48,12 @@ class PointEncoderConfig(PreTrainedConfig):
     use_color: bool = False
     use_normals: bool = False
     pooling: str = "mean_max"
-    dropout: float = 0.0
-    mask_ratio: float = 0.6
+    dropout: float | int = 0.0
+    mask_ratio: float | int = 0.6
     decoder_layers: int = 2
     num_kinds: int = 0
-    kind_weight: float = 1.0
-    initializer_range: float = 0.02
+    kind_weight: float | int = 1.0
+    initializer_range: float | int = 0.02
     embedding_dim: int | None = None
 
     def __post_init__(self, **kwargs):

@@ -44,7 +44,7 @@ class TactileEncoderConfig(PreTrainedConfig):
     layout: str = "series"
     num_channels: int = 44
     num_samples: int = 400
-    sampling_rate: float = 100.0
+    sampling_rate: float | int = 100.0
     patch_samples: int = 10
     fast_channels: list[int] | tuple[int, ...] | None = (3, 25)
     spectrum_bands: int = 16
@@ -53,11 +53,11 @@ class TactileEncoderConfig(PreTrainedConfig):
     num_attention_heads: int = 4
     intermediate_size: int = 512
     pooling: str = "mean_max"
-    dropout: float = 0.0
-    mask_ratio: float = 0.5
+    dropout: float | int = 0.0
+    mask_ratio: float | int = 0.5
     decoder_layers: int = 1
     vision_config: dict[str, Any] | None = None
-    initializer_range: float = 0.02
+    initializer_range: float | int = 0.02
     embedding_dim: int | None = None
 
     def __post_init__(self, **kwargs):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ __all__ = ["CaptionScorer"]
 
 # Logits held at once. More is no faster on a CPU, and on a GPU this is half a gigabyte in float32.
 _LOGITS_AT_ONCE = 2**27
+_ITEMS_AT_ONCE = 64  # whose prompts are held: about a megabyte each in a small language model
 
 
 class CaptionScorer:
@@ -84,23 +86,36 @@ class CaptionScorer:
 
         candidates = np.asarray(candidates)
         items, n = candidates.shape
-        longest = int(self.token_counts[candidates].max())
-        vocabulary = self.model.get_input_embeddings().weight.shape[0]
-        pairs = max(1, _LOGITS_AT_ONCE // (longest * vocabulary))
-        width = min(n, pairs)  # captions of one item at once
-        height = min(items, max(1, pairs // width), 256)  # items at once
         result = np.empty((items, n))
-        # items with captions of like length together: less padding
-        order = np.argsort(self.token_counts[candidates].max(1), kind="stable")
-        for start in tqdm(range(0, items, height), disable=not progress, desc="scoring", unit_scale=height):
-            rows = order[start : start + height]
-            result[rows] = self._score(features[torch.from_numpy(rows).to(features.device)], candidates[rows], width)
+        bar = tqdm(total=items * n, disable=not progress, desc="scoring", unit="caption", unit_scale=True)
+        for start in range(0, items, _ITEMS_AT_ONCE):
+            rows = slice(start, start + _ITEMS_AT_ONCE)
+            part = candidates[rows].reshape(-1)
+            prompt = self._prompt(features[rows])  # (items, prefix, hidden)
+            first, cache = self._read(prompt)
+            scores = np.empty(len(part))
+            for pairs in self._groups(part):
+                owners = torch.from_numpy(pairs // n).to(self.device)
+                ids = torch.tensor([self.answers[c] for c in part[pairs]], device=self.device)
+                if cache is None or first is None:
+                    logits = self._whole(prompt[owners], ids)
+                else:
+                    logits = self._after(first[owners], cache, owners, ids)
+                loss = F.cross_entropy(logits.float().flatten(0, 1), ids.flatten(), reduction="none")
+                scores[pairs] = -loss.view(ids.shape).double().sum(1).cpu().numpy()
+                bar.update(len(pairs))
+            result[rows] = scores.reshape(-1, n)
+        bar.close()
         return result
 
-    def _score(self, features: Tensor, candidates: np.ndarray, width: int) -> np.ndarray:
-        prompt = self._prompt(features)  # (items, prefix, hidden)
-        parts = [candidates[:, i : i + width] for i in range(0, candidates.shape[1], width)]
-        return np.concatenate([self._score_part(prompt, part) for part in parts], axis=1)
+    def _groups(self, captions: np.ndarray) -> Iterator[np.ndarray]:
+        """Positions of captions with as many tokens as each other, so that nothing is padded."""
+        vocabulary = self.model.get_input_embeddings().weight.shape[0]
+        counts = self.token_counts[captions]
+        for length in np.unique(counts):
+            positions = np.flatnonzero(counts == length)
+            size = max(1, _LOGITS_AT_ONCE // int(length * vocabulary))
+            yield from (positions[i : i + size] for i in range(0, len(positions), size))
 
     def _prompt(self, features: Tensor) -> Tensor:
         prefix = torch.tensor(self.prefix, device=self.device)
@@ -108,40 +123,31 @@ class CaptionScorer:
         embeds[:, prefix == self.placeholder] = features.to(embeds.dtype)
         return embeds
 
-    def _score_part(self, prompt: Tensor, candidates: np.ndarray) -> np.ndarray:
-        items, n = candidates.shape
-        flat = [self.answers[c] for c in candidates.reshape(-1)]
-        length = max(map(len, flat))
-        ids = torch.zeros(len(flat), length, dtype=torch.long)
-        valid = torch.zeros(len(flat), length, dtype=torch.bool)
-        for row, answer in enumerate(flat):
-            ids[row, : len(answer)] = torch.tensor(answer)
-            valid[row, : len(answer)] = True
-        ids, valid = ids.to(self.device), valid.to(self.device)
-        language_model = self.model.language_model
-        answer_embeds = self.model.get_input_embeddings()(ids[:, :-1])  # (items * n, length - 1, hidden)
-        mask = torch.cat([valid.new_ones(len(flat), prompt.shape[1]), valid[:, :-1]], dim=1).long()
-        first, cache = None, None
-        if self.share_prefix:
-            output = language_model(inputs_embeds=prompt, use_cache=True)
-            first, cache = output.logits[:, -1:], output.past_key_values
-        if first is not None and hasattr(cache, "batch_repeat_interleave"):
-            first = first.repeat_interleave(n, 0)
-            if length > 1:
-                cache.batch_repeat_interleave(n)
-                rest = language_model(
-                    inputs_embeds=answer_embeds,
-                    attention_mask=mask,
-                    past_key_values=cache,
-                    position_ids=torch.arange(prompt.shape[1], mask.shape[1], device=self.device).expand(len(flat), -1),
-                ).logits
-                first = torch.cat([first, rest], dim=1)
-            logits = first  # (items * n, length, vocabulary)
-        else:
-            whole = torch.cat([prompt.repeat_interleave(n, 0), answer_embeds], dim=1)
-            logits = language_model(inputs_embeds=whole, attention_mask=mask, use_cache=False).logits[:, -length:]
-        loss = F.cross_entropy(logits.float().flatten(0, 1), ids.flatten(), reduction="none").view(ids.shape)
-        return -(loss * valid).double().sum(1).view(items, n).cpu().numpy()
+    def _read(self, prompt: Tensor) -> tuple[Tensor | None, Any]:
+        """Run the prompts once: logits of what follows `(items, 1, vocabulary)`, and their cache, if it can be used."""
+        if not self.share_prefix:
+            return None, None
+        output = self.model.language_model(inputs_embeds=prompt, use_cache=True)
+        cache = output.past_key_values
+        layers = getattr(cache, "layers", None)  # recurrent states have no rows that could be picked
+        if not layers or not all(hasattr(layer, "batch_select_indices") for layer in layers):
+            return None, None
+        return output.logits[:, -1:], cache
+
+    def _after(self, first: Tensor, cache: Any, owners: Tensor, ids: Tensor) -> Tensor:
+        """Logits `(pairs, length, vocabulary)` of captions that go on from the cache's rows `owners`."""
+        if ids.shape[1] == 1:
+            return first
+        own = copy.deepcopy(cache)
+        own.batch_select_indices(owners)
+        embeds = self.model.get_input_embeddings()(ids[:, :-1])
+        rest = self.model.language_model(inputs_embeds=embeds, past_key_values=own).logits
+        return torch.cat([first, rest], dim=1)
+
+    def _whole(self, prompt: Tensor, ids: Tensor) -> Tensor:
+        """Logits `(pairs, length, vocabulary)` of captions, by reading prompt and caption together."""
+        embeds = torch.cat([prompt, self.model.get_input_embeddings()(ids[:, :-1])], dim=1)
+        return self.model.language_model(inputs_embeds=embeds, use_cache=False).logits[:, -ids.shape[1] :]
 
 
 def _tokenize(

@@ -81,7 +81,7 @@ class ModalityConfig:
     token_mode: Literal["repeat", "distinct"] = "repeat"
     constant_prompt: int = 0
     normalize: bool = True
-    input_noise: float = 0.0
+    input_noise: float | int = 0.0
 
     def __post_init__(self) -> None:
         """Refuse values that no connector can be built from."""
@@ -89,7 +89,7 @@ class ModalityConfig:
             value = getattr(self, name)
             if isinstance(value, int) and value < least:  # other types are refused by name right after
                 raise ValueError(f"{name} must be at least {least}, got {value}.")
-        if isinstance(self.input_noise, float) and not 0 <= self.input_noise < float("inf"):
+        if isinstance(self.input_noise, float | int) and not 0 <= self.input_noise < float("inf"):
             raise ValueError(f"input_noise is a finite number >= 0, got {self.input_noise}.")
         if self.input_tokens is not None and (self.input_tokens < 1 or self.correction_config is not None):
             raise ValueError(

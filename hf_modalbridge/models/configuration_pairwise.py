@@ -26,7 +26,7 @@ class LatentModality:
 
     input_dim: int
     num_tokens: int
-    reconstruction: float = 1.0
+    reconstruction: float | int = 1.0
 
 
 @strict
@@ -47,9 +47,9 @@ class PairEdge:
     source: str
     target: str
     active: int | None = None
-    cross: float = 1.0
-    backward: float = 0.1
-    contrast: float = 0.1
+    cross: float | int = 1.0
+    backward: float | int = 0.1
+    contrast: float | int = 0.1
 
     @property
     def name(self) -> str:
@@ -90,12 +90,12 @@ class PairwiseConfig(PreTrainedConfig):
     decoder_layers: int = 6
     heads: int = 8
     ff_mult: int = 4
-    dropout: float = 0.1
-    cosine_weight: float = 0.1
+    dropout: float | int = 0.1
+    cosine_weight: float | int = 0.1
     contrast_loss: Literal["info_nce", "cwcl", "gram", "clip_uniform_align"] = "info_nce"
-    temperature: float = 0.07
+    temperature: float | int = 0.07
     temperature_mode: Literal["fixed", "scheduled", "learned"] = "fixed"
-    temperature_end: float = 0.07
+    temperature_end: float | int = 0.07
     metadata: dict | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:

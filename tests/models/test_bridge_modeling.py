@@ -225,7 +225,7 @@ def test_connector_of_another_package_is_built(monkeypatch):
 
 
 def test_input_noise_is_there_in_training_only_and_keeps_the_inputs_spread():
-    entry = {"embedding_dim": 12, "connector_type": "linear", "input_noise": 2.0}
+    entry = {"embedding_dim": 12, "connector_type": "linear", "input_noise": 2}
     model, _ = make_bridge(modalities={"image": entry})
     connector, seen = model.model.connectors["image"], []
     connector.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
