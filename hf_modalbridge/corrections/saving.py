@@ -163,19 +163,17 @@ class SavedCorrection(nn.Module):
         """
         import tempfile
 
-        from huggingface_hub import HfApi
+        from hf_modalbridge.uploading import upload_directory
 
-        api = HfApi(token=token)
-        api.create_repo(repo_id, private=private, exist_ok=True)
-        if revision is not None:
-            api.create_branch(repo_id, branch=revision, exist_ok=True)
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
-            commit = api.upload_folder(
-                repo_id=repo_id,
-                folder_path=folder,
-                commit_message=commit_message or f"Upload {type(self).__name__} correction",
+            commit = upload_directory(
+                Path(folder),
+                repo_id,
+                private=private,
+                token=token,
                 revision=revision,
+                commit_message=commit_message or f"Upload {type(self).__name__} correction",
             )
         return str(commit.commit_url)
 

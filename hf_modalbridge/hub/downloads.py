@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hf_modalbridge.cached_files import is_damaged, remove_cached
+from hf_modalbridge.uploading import broke_off
 
-__all__ = ["broke_off", "download", "wrong_files"]
+__all__ = ["download", "wrong_files"]
 
 
 def download(
@@ -84,22 +85,6 @@ def download(
             "from the cache; download again."
         )
     return folder
-
-
-def broke_off(error: BaseException | None) -> bool:
-    """Tell whether an error comes from a connection that failed, by the names of the client's own HTTP library.
-
-    Args:
-        error: What was raised; its causes count too.
-
-    Returns:
-        Whether repeating may help.
-    """
-    while error is not None:
-        if any(kind.__name__ == "TransportError" for kind in type(error).__mro__):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 def wrong_files(snapshot: str | os.PathLike[str]) -> list[str]:

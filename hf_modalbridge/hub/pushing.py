@@ -13,9 +13,10 @@ from typing import Any
 import torch
 
 from hf_modalbridge.cached_files import file_sha256
+from hf_modalbridge.uploading import upload_directory
 
 from .bundle import replace_json, write_bundle
-from .downloads import broke_off, download
+from .downloads import download
 from .outputs import bundle_outputs, kind_of, outputs
 
 __all__ = ["PushReport", "forget_local_paths", "push"]
@@ -83,7 +84,17 @@ def push(
     with tempfile.TemporaryDirectory() as scratch:
         staged = _stage(Path(directory), Path(scratch) / "staged", kind, bundle, repo_id)
         expected = outputs(staged)
-        commit = _upload(staged, repo_id, kind, private, revision, token, commit_message)
+        commit = upload_directory(
+            staged,
+            repo_id,
+            repo_type=_repo_type(kind),
+            private=private,
+            token=token,
+            revision=revision,
+            ignored=_IGNORED,
+            replaced=_REPLACED,
+            commit_message=commit_message or f"Upload {kind} with hf_modalbridge",
+        )
         back = download(
             repo_id,
             revision=commit.oid,
@@ -173,51 +184,6 @@ def _check_sources(folder: Path) -> None:
                 f"this bridge-only model takes its {what} from {name!r}, which is no repo on the Hub: nobody else "
                 "could load it. Push that one first and build the bridge on its repo id, or save the model whole."
             )
-
-
-def _upload(
-    staged: Path,
-    repo_id: str,
-    kind: str,
-    private: bool | None,
-    revision: str | None,
-    token: str | None,
-    commit_message: str | None,
-) -> Any:
-    """Create what is missing and upload, in one commit."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-    api, repo_type = HfApi(token=token), _repo_type(kind)
-    try:
-        api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True)
-        if revision is not None:
-            api.create_branch(repo_id, branch=revision, repo_type=repo_type, exist_ok=True)
-        return api.upload_folder(
-            repo_id=repo_id,
-            repo_type=repo_type,
-            folder_path=staged,
-            revision=revision,
-            ignore_patterns=list(_IGNORED),
-            delete_patterns=list(_REPLACED),
-            commit_message=commit_message or f"Upload {kind} with hf_modalbridge",
-        )
-    except HFValidationError as error:
-        raise ValueError(f"{repo_id!r} cannot name a repo on the Hub: {error}. It looks like 'owner/name'.") from error
-    except HfHubHTTPError as error:
-        if error.response is not None and error.response.status_code in (401, 403):
-            raise PermissionError(
-                f"the Hub does not let this token write to {repo_id!r} ({error.response.status_code}). Log in with "
-                "`hf auth login`, or pass a token with write access."
-            ) from error
-        raise
-    except Exception as error:
-        if not broke_off(error):
-            raise
-        raise ConnectionError(
-            f"the upload to {repo_id!r} broke off ({error}). The repo is as it was: push again, and files that have "
-            "arrived are not sent again."
-        ) from error
 
 
 def _compare_files(staged: Path, back: Path, repo_id: str) -> list[str]:

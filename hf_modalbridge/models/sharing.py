@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,22 +104,18 @@ def push_folder(
     Returns:
         The client's `CommitInfo`.
     """
-    from huggingface_hub import HfApi
+    from hf_modalbridge.uploading import upload_directory
 
-    api = HfApi(token=token)
-    repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-    if revision is not None and not create_pr:
-        api.create_branch(repo_id, branch=revision, exist_ok=True)
-    if not (folder / "README.md").exists() and not api.file_exists(repo_id, "README.md", revision=revision):
-        card = _CARD.format(tags=["modalbridge", *tags], name=repo_id.rpartition("/")[2], repo_id=repo_id)
-        (folder / "README.md").write_text(card, encoding="utf-8")
-    return api.upload_folder(
-        repo_id=repo_id,
-        folder_path=folder,
+    return upload_directory(
+        folder,
+        repo_id,
+        card=partial(_CARD.format, tags=["modalbridge", *tags]),
+        private=private,
+        token=token,
         revision=revision,
         create_pr=create_pr,
-        delete_patterns=list(replaced) or None,
-        ignore_patterns=[".cache/*", "checkpoints/*"],
+        ignored=[".cache/*", "checkpoints/*"],
+        replaced=replaced,
         commit_message=commit_message,
         commit_description=commit_description,
     )

@@ -44,7 +44,7 @@ class HubStore:
         Raises:
             ValueError: If the store is incomplete, or a file of it is not what its manifest says.
         """
-        from huggingface_hub import HfApi
+        from hf_modalbridge.uploading import upload_directory
 
         if not self.manifest.complete:
             raise ValueError(
@@ -52,19 +52,17 @@ class HubStore:
                 "push."
             )
         self.verify()
-        api = HfApi(token=token)
-        api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
-        if revision is not None:
-            api.create_branch(repo_id, branch=revision, repo_type="dataset", exist_ok=True)
         files = [part.file for part in (*self.manifest.shards, *self.manifest.index)]
-        commit = api.upload_folder(
-            repo_id=repo_id,
+        commit = upload_directory(
+            self.path,
+            repo_id,
             repo_type="dataset",
-            folder_path=self.path,
-            allow_patterns=[MANIFEST, "README.md", *files],
-            delete_patterns=["shard-*", "index*"],
-            commit_message=commit_message or "Upload embedding store",
+            private=private,
+            token=token,
             revision=revision,
+            only=[MANIFEST, "README.md", *files],
+            replaced=["shard-*", "index*"],
+            commit_message=commit_message or "Upload embedding store",
         )
         return str(commit.commit_url)
 

@@ -140,13 +140,14 @@ def test_push_to_hub_sends_these_files(name, tmp_path, monkeypatch):
         def __init__(self, token=None):
             sent["token"] = token
 
-        def create_repo(self, repo_id, private=None, exist_ok=False):
+        def create_repo(self, repo_id, repo_type="model", private=None, exist_ok=False):
             sent["repo"] = (repo_id, private, exist_ok)
+            return type("RepoUrl", (), {"repo_id": repo_id})()
 
-        def create_branch(self, repo_id, branch, exist_ok=False):
+        def create_branch(self, repo_id, branch, repo_type="model", exist_ok=False):
             sent["branch"] = (repo_id, branch, exist_ok)
 
-        def upload_folder(self, repo_id, folder_path, commit_message, revision):
+        def upload_folder(self, repo_id, folder_path, commit_message, revision, **others):
             from pathlib import Path
 
             sent["files"] = {
