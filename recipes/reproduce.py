@@ -93,7 +93,7 @@ def main() -> None:
     logging.getLogger("transformers").setLevel(logging.ERROR)
 
     if arguments.language_model == "smollm2":
-        bed = Bed(demo.language_model(), Settings(steps=300, batch_size=32), (2e-3, 1e-3), items=300)
+        bed = Bed(demo.language_model(), Settings(steps=300, references=16), (2e-3, 1e-3), items=300)
     else:
         from train_small_lm import build as build_small_lm
 

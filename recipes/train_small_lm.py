@@ -11,8 +11,9 @@ embeddings that are learned from so little text, "frog" and "toad" are as far ap
 tells about its caption is lost between the encoder and the tokens (`recipes/reproduce.py` measures that).
 
 It is trained to write a text after notes about it: two to six vectors in front of the text, each the mean embedding of
-some of the text's own tokens, with noise; or nothing but the mean of the vocabulary. A language model as small as this
-one that has only read plain text pays little heed to what a connector puts before the prompt.
+some of the text's own tokens, with noise and with a share of another text's; or nothing but the mean of the
+vocabulary. A language model as small as this one that has only read plain text pays little heed to what a connector
+puts before the prompt, and one that has only read true notes believes all of them.
 """
 
 from __future__ import annotations
@@ -118,6 +119,10 @@ def notes(table: torch.Tensor, ids: torch.Tensor, content: torch.Tensor, rng: ra
     kept = torch.where(kept.sum(-1, keepdim=True) > 0, kept, whole)
     means = (kept / kept.sum(-1, keepdim=True)) @ table[ids]  # (batch, vectors, hidden)
     means = means + noise * table.std() * torch.randn_like(means)
+    if wrong := rng.choice([0.0, 0.5, 1.0]):
+        pooled = (content.float() / content.sum(-1, keepdim=True).clamp(min=1))[:, None] @ table[ids]
+        others = pooled[torch.randperm(len(ids))] - table.mean(0)  # the same in all vectors of a text, not averaged out
+        means = table.mean(0) + (means - table.mean(0) + wrong * others) / (1 + wrong**2) ** 0.5
     empty = torch.rand(len(ids), 1, 1) < 0.15  # texts without notes, so that captions are also known by themselves
     return torch.where(empty, table.mean(0).expand_as(means), means)
 
