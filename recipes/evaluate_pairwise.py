@@ -45,7 +45,7 @@ PAPER = {
 }
 """ModelNet40 accuracy of the paper's table 1 and ablations (arXiv 2605.21059)."""
 SIZES = {"width": 64, "encoder_layers": 1, "decoder_layers": 1}
-"""Of the aligner: half of the configuration's, as the language model is a third as wide; masks shrink likewise."""
+"""Of the aligner: half of the configuration's, as the language model is half as wide; masks shrink likewise."""
 LEARNING_RATE = 1e-3
 """In both stages and for the adapter."""
 
@@ -295,8 +295,8 @@ def main() -> None:
     parser.add_argument("--rows", nargs="*", default=list(ROWS), choices=list(ROWS))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--stage1-steps", type=int, default=400)
-    parser.add_argument("--stage2-steps", type=int, default=150)
-    parser.add_argument("--adapter-steps", type=int, default=550)
+    parser.add_argument("--stage2-steps", type=int, default=600)
+    parser.add_argument("--adapter-steps", type=int, default=1000)
     parser.add_argument("--split", default="test", choices=("validation", "test"))
     parser.add_argument("--docs", type=Path, default=Path("docs/results"), help="folder that receives the tables")
     arguments = parser.parse_args()

@@ -17,11 +17,14 @@ __all__ = ["PairBatches", "PairSets", "StoreFeatures", "TextFeatures", "pair_row
 class TextFeatures:
     """Captions as the frozen input embeddings of a language model's tokens.
 
+    A caption that is shorter than `num_tokens` is said again until they are full. The decoder that learns these
+    tokens always writes that many into the language model's prompt, so each of them has to mean something.
+
     Args:
         captions: One a row.
         tokenizer: The language model's; no special tokens are added.
         table: Its input embeddings `(vocabulary, dim)`; the rows that occur are copied.
-        num_tokens: Longer captions are cut, shorter ones padded and masked.
+        num_tokens: Longer captions are cut.
 
     Raises:
         ValueError: If a caption has no token.
@@ -35,19 +38,15 @@ class TextFeatures:
         used = sorted({i for ids in rows for i in ids})
         place = {token: i for i, token in enumerate(used)}
         self.vectors = table.detach()[used].float().cpu()  # (used, dim)
-        self.ids = np.zeros((len(rows), num_tokens), dtype=np.int64)
-        self.lengths = np.array([len(ids) for ids in rows])
-        for row, ids in enumerate(rows):
-            self.ids[row, : len(ids)] = [place[i] for i in ids]
+        self.ids = np.array([[place[ids[k % len(ids)]] for k in range(num_tokens)] for ids in rows])
         self.dim = self.vectors.shape[1]
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def __getitem__(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Features `(n, num_tokens, dim)` and mask `(n, num_tokens)`."""
-        mask = torch.from_numpy(np.arange(self.ids.shape[1]) < self.lengths[rows][:, None])
-        return self.vectors[torch.from_numpy(self.ids[rows])] * mask[..., None], mask
+    def __getitem__(self, rows: np.ndarray) -> tuple[Tensor, None]:
+        """Features `(n, num_tokens, dim)`, and no mask."""
+        return self.vectors[torch.from_numpy(self.ids[rows])], None
 
 
 class StoreFeatures:
