@@ -101,7 +101,7 @@ def test_all_ways_in_give_equal_logits(shared_hub, run, model, commit, tmp_path,
     assert said == ("transformers_modules False" if way == "bundle" else "hf_modalbridge True")
     found = load_file(out)
     for name, expected in model[1].items():
-        torch.testing.assert_close(found[name], expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(found[name], expected, rtol=1e-5, atol=1e-5)  # threads sum in another order
     print(f"{way}: {tuple(found['point'].shape)} and {tuple(found['image'].shape)} logits, equal")
 
 
