@@ -70,17 +70,19 @@ def model(tmp_path_factory) -> tuple[Path, dict[str, torch.Tensor]]:
     bridge, processor = make_point_bridge(language_model=language_model.eval())
     bridge.save_pretrained(root / "modalbridge-pc")
     processor.save_pretrained(root / "modalbridge-pc")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as in the fresh processes that load it: more threads sum in another order
-    expected = logits(bridge, processor, root / "cloud.npy")
-    torch.set_num_threads(threads)
-    return root / "modalbridge-pc", expected
+    return root / "modalbridge-pc", logits(bridge, processor, root / "cloud.npy")
 
 
 def logits(bridge, processor, cloud: Path) -> dict[str, torch.Tensor]:
-    with torch.inference_mode():
-        image = bridge(**processor.plain(["a red chair"], "image", embeds=vectors(1))).logits
-        point = bridge(**processor(text=["<|point|> what is this?"], point=[str(cloud)])).logits
+    """Logits on one thread, as the fresh processes compute them: more threads sum in another order."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.inference_mode():
+            image = bridge(**processor.plain(["a red chair"], "image", embeds=vectors(1))).logits
+            point = bridge(**processor(text=["<|point|> what is this?"], point=[str(cloud)])).logits
+    finally:
+        torch.set_num_threads(threads)
     return {"image": image, "point": point}
 
 
