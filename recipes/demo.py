@@ -148,7 +148,7 @@ def main() -> None:
     base = load_config(RevisionConfig, arguments.config, overrides)
     base.language_model.id, base.bridge.encoder = str(demo.language_model()), str(demo.dual_encoder())
     say("embedding the pictures and captions")
-    stores = demo.prepare_stores(output / "stores", splits=("train", "test"))
+    stores = demo.prepare_stores(output / "stores", splits=("train", "test"), every=2)
     constant = write_constant_stores(stores, output / "stores")
     captions, images = (EmbeddingStore.open(stores[f"{side}-train"]) for side in ("captions", "images"))
     say(f"fitting ReAlign on {len(captions)} captions and {len(images)} pictures, unpaired")

@@ -12,17 +12,21 @@ from hf_modalbridge.demo.wordnet import wordnet_glosses
 __all__ = ["prepare_stores"]
 
 
-def prepare_stores(output: str | Path, nouns: bool = False, splits: Sequence[str] = SPLITS) -> dict[str, Path]:
+def prepare_stores(
+    output: str | Path, nouns: bool = False, splits: Sequence[str] = SPLITS, every: int = 1
+) -> dict[str, Path]:
     """Embed what the demo works on; a complete store is left as it is, one that was cut off goes on.
 
     Args:
         output: Folder that receives the stores.
         nouns: Embed WordNet's nouns too, in the style of the captions: a larger text for stage 1.
         splits: Of the pictures with captions.
+        every: Embed every n-th train picture alone. Statistics settle with fewer, and pictures take most of the time.
 
     Returns:
-        Paths by name: `images-<split>`, `captions-<split>` and, if asked for, `nouns`. Row i of `images-<split>` and
-        of `captions-<split>` belong together; all have a column `text`: captions with their keywords.
+        Paths by name: `images-<split>`, `captions-<split>` and, if asked for, `nouns`. Unless train pictures are left
+        out, row i of `images-<split>` and of `captions-<split>` belong together. All have a column `text`: captions
+        with their keywords.
     """
     from hf_modalbridge.data.embed import embed_items
     from hf_modalbridge.encoders import load_encoder
@@ -33,7 +37,7 @@ def prepare_stores(output: str | Path, nouns: bool = False, splits: Sequence[str
     rows: dict[str, tuple[str, Sequence]] = {}
     for split in splits:
         pictures = load_captions(split)
-        rows[f"images-{split}"] = ("image", pictures)
+        rows[f"images-{split}"] = ("image", pictures[:: every if split == "train" else 1])
         rows[f"captions-{split}"] = ("text", list(zip(pictures.ids, pictures.descriptions, strict=True)))
     if nouns:
         # every third is enough to know the words of what no picture shows, in a third of the time
@@ -46,7 +50,8 @@ def prepare_stores(output: str | Path, nouns: bool = False, splits: Sequence[str
             manifest = Manifest.read(paths[name])
             # the folder's name holds a hash of the heads and towers: another name, other embeddings
             stale = manifest.rows > 0 and (manifest.encoder or {}).get("id") != encoder.name
-            if manifest.complete and manifest.rows == len(items) and not stale:
+            stale = stale or (manifest.complete and manifest.rows != len(items))
+            if manifest.complete and not stale:
                 continue
         if model is None:
             model, processor = load_encoder(encoder)

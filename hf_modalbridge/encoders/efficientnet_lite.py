@@ -59,18 +59,33 @@ class EfficientNetLiteConfig(PreTrainedConfig):
 
 
 class SamePadConv2d(nn.Conv2d):
-    """Convolution with TensorFlow's "same" padding, which is not symmetric for strides above 1."""
+    """Normalised convolution with TensorFlow's "same" padding, which is not symmetric for strides above 1."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolve `(batch, channels, height, width)`, giving sides of ceil(side / stride)."""
+    def forward(self, x: Tensor, norm: nn.BatchNorm2d) -> Tensor:
+        """Convolve and normalise.
+
+        Args:
+            x: `(batch, channels, height, width)`.
+            norm: Normalises what comes out. In evaluation mode it is folded into the weights, which are far smaller
+                than the maps: by itself it takes a third of the tower's time on a CPU.
+
+        Returns:
+            `(batch, out_channels, ceil(height / stride), ceil(width / stride))`.
+        """
+        weight, bias = self.weight, None
+        if not norm.training:
+            scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+            weight, bias = weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale
         pads = []
         for side, kernel, stride in zip(x.shape[:1:-1], self.kernel_size[::-1], self.stride[::-1], strict=True):
             total = max((-(-side // stride) - 1) * stride + kernel - side, 0)
             pads.append((total // 2, total - total // 2))
         (left, right), (top, bottom) = pads
-        if left == right and top == bottom:  # symmetric: the convolution pads by itself, without a copy
-            return nn.functional.conv2d(x, self.weight, self.bias, self.stride, (top, left), groups=self.groups)
-        return super().forward(nn.functional.pad(x, (left, right, top, bottom)))
+        padding = (top, left)  # where symmetric: the convolution pads by itself, without a copy
+        if left != right or top != bottom:
+            x, padding = nn.functional.pad(x, (left, right, top, bottom)), (0, 0)
+        x = nn.functional.conv2d(x, weight, bias, self.stride, padding, groups=self.groups)
+        return norm(x) if norm.training else x
 
 
 class InvertedResidual(nn.Module):
@@ -94,9 +109,9 @@ class InvertedResidual(nn.Module):
         """Map `(batch, in_channels, h, w)` to `(batch, out_channels, h / stride, w / stride)`."""
         y = x
         if self.expand_conv is not None:
-            y = nn.functional.relu6(self.expand_norm(self.expand_conv(y)), inplace=True)
-        y = nn.functional.relu6(self.depthwise_norm(self.depthwise_conv(y)), inplace=True)
-        y = self.project_norm(self.project_conv(y))
+            y = nn.functional.relu6(self.expand_conv(y, self.expand_norm), inplace=True)
+        y = nn.functional.relu6(self.depthwise_conv(y, self.depthwise_norm), inplace=True)
+        y = self.project_conv(y, self.project_norm)
         return x + y if self.skip else y
 
 
@@ -160,10 +175,10 @@ class EfficientNetLiteModel(PreTrainedModel):
             )
         # channels_last is about twice as fast as the default layout for depthwise convolutions on a CPU
         x = pixel_values.to(self.stem_conv.weight.dtype).contiguous(memory_format=torch.channels_last)
-        x = nn.functional.relu6(self.stem_norm(self.stem_conv(x)), inplace=True)
+        x = nn.functional.relu6(self.stem_conv(x, self.stem_norm), inplace=True)
         for block in self.blocks:
             x = block(x)
-        x = nn.functional.relu6(self.head_norm(self.head_conv(x)), inplace=True)  # (B, hidden_dim, H / 32, W / 32)
+        x = nn.functional.relu6(self.head_conv(x, self.head_norm), inplace=True)  # (B, hidden_dim, H / 32, W / 32)
         pooled = x.mean(dim=(2, 3))
         if return_dict is False:
             return (x, pooled)

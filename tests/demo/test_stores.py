@@ -49,3 +49,14 @@ def test_stores_are_made_once_for_an_encoder(small_world, monkeypatch):
     demo.prepare_stores(small_world / "stores")
     for name, path in paths.items():
         assert not np.array_equal(EmbeddingStore.open(path)[:], before[name])
+
+
+def test_a_share_of_the_train_pictures_stands_for_all(small_world):
+    whole = demo.prepare_stores(small_world / "stores", splits=("train", "test"))
+    rows = {name: np.array(EmbeddingStore.open(path)[:]) for name, path in whole.items()}
+    part = demo.prepare_stores(small_world / "stores", splits=("train", "test"), every=2)
+    images = EmbeddingStore.open(part["images-train"])
+    assert images.ids == [f"train/{i}" for i in (0, 2, 4)]
+    np.testing.assert_allclose(images[:], rows["images-train"][::2], atol=1e-3)
+    for name in ("captions-train", "images-test"):
+        np.testing.assert_array_equal(EmbeddingStore.open(part[name])[:], rows[name])

@@ -36,11 +36,24 @@ def same_convolution(x, convolution):
 
 
 @pytest.mark.parametrize("side", [(8, 8), (7, 9), (11, 6)])
+@pytest.mark.parametrize("training", [False, True])
 @torch.no_grad()
-def test_convolutions_pad_as_tensorflow_does(tower, side):
-    for convolution in (tower.stem_conv, tower.blocks[1].depthwise_conv, tower.blocks[2].depthwise_conv):
+def test_convolutions_pad_as_tensorflow_does_and_normalise(tower, side, training):
+    one, two = tower.blocks[1], tower.blocks[2]
+    for convolution, norm in (
+        (tower.stem_conv, tower.stem_norm),
+        (one.depthwise_conv, one.depthwise_norm),
+        (two.depthwise_conv, two.depthwise_norm),
+    ):
+        for values, low in ((norm.weight, 0.5), (norm.bias, -1.0), (norm.running_mean, -1.0), (norm.running_var, 0.5)):
+            values.uniform_(low, 2.0)
         x = torch.randn(2, convolution.in_channels, *side)
-        torch.testing.assert_close(convolution(x), same_convolution(x, convolution), atol=1e-5, rtol=1e-5)
+        y = same_convolution(x, convolution)
+        norm.train(training)
+        var, mean = torch.var_mean(y, (0, 2, 3), correction=0) if training else (norm.running_var, norm.running_mean)
+        mean, var, weight, bias = (v[:, None, None].clone() for v in (mean, var, norm.weight, norm.bias))
+        expected = (y - mean) / (var + norm.eps).sqrt() * weight + bias
+        torch.testing.assert_close(convolution(x, norm), expected, atol=2e-5, rtol=1e-5)
 
 
 @torch.no_grad()
