@@ -18,8 +18,6 @@ figures are on unit rows; `k` is the number of neighbours.
 from __future__ import annotations
 
 import argparse
-import math
-import statistics
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -31,6 +29,7 @@ from torch import Tensor
 from hf_modalbridge import AnisoAlign, EmbeddingStore, MeanShift, NoCorrection, ReAlign
 from hf_modalbridge.corrections import ABLATIONS
 from hf_modalbridge.corrections.aniso_losses import sliced_distance
+from hf_modalbridge.evaluation import student_interval
 from hf_modalbridge.functional import normalize_rows, recall_at_k
 
 ALL = ABLATIONS["all"]
@@ -104,7 +103,7 @@ def measure(source: Tensor, corrected: Tensor, target: Tensor, k: int) -> dict[s
         "gap": float((corrected.mean(0) - target.mean(0)).norm()),
         "M^Z": m_z,
         "M^X": m_x,
-        "Omega": statistics.mean(kept) / k,
+        "Omega": float(np.mean(kept)) / k,
         "Psi": float(torch.corrcoef(cosines)[0, 1]),
         "Phi": float((source * corrected).sum(1).mean()),
         "cos": float((target * corrected).sum(1).mean()),
@@ -169,8 +168,8 @@ def main() -> None:
         cells = []
         for column in COLUMNS:
             values = [one[column] for one in runs]
-            spread = 1.96 * statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
-            cells.append(f"{statistics.mean(values):.4f}" + (f" ±{spread:.4f}" if spread else ""))
+            mean, spread = student_interval(values)
+            cells.append(f"{mean:.4f}" + (f" ±{spread:.4f}" if spread > 0 else ""))
         print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
 
 

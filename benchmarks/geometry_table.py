@@ -19,7 +19,6 @@ corrections the same splits are compared, which their intervals do not use; the 
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import platform
 import time
@@ -28,6 +27,7 @@ from pathlib import Path
 import numpy as np
 
 from hf_modalbridge import AutoCorrection, EmbeddingStore, GapReport
+from hf_modalbridge.evaluation import student_interval
 from hf_modalbridge.evaluation.gap_metrics import metric
 
 RESULTS = Path(__file__).parent / "results" / "geometry.md"
@@ -43,7 +43,6 @@ TABLES = {
     "Paired residual": ("residual_trace", "anisotropy", "residual_energy", "residual_dimensions", "frame_coverage"),
 }  # fmt: skip
 COMPARED = ("gap", "mixing_z", "mixing_x", "omega", "pair_cosine", "mixed_mrr")
-STUDENT = (math.nan, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
 Numbers = dict[str, list[dict[str, float]]]
 Split = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
@@ -97,11 +96,8 @@ def measure(split: Split, seed: int, types: list[str]) -> tuple[dict[str, dict[s
 
 def summary(values: list[float], digits: int) -> str:
     """Write a mean and the half-width of its interval."""
-    x = np.array(values)
-    if len(x) < 2:
-        return f"{x.mean():.{digits}f}"
-    quantile = STUDENT[len(x) - 1] if len(x) <= len(STUDENT) else 1.96
-    return f"{x.mean():.{digits}f} ± {quantile * x.std(ddof=1) / len(x) ** 0.5:.{digits}f}"
+    mean, half = student_interval(values)
+    return f"{mean:.{digits}f}" + (f" ± {half:.{digits}f}" if len(values) > 1 else "")
 
 
 def tables(numbers: Numbers) -> list[str]:

@@ -15,14 +15,22 @@ from __future__ import annotations
 
 import argparse
 import copy
+import itertools
 import json
-import os
 import shutil
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from run_files import write_json
+
+from hf_modalbridge.evaluation import runs_interval
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from hf_modalbridge.training.pairwise_config import PairwiseRecipe
 
 ROWS = {
     "blind": "language model alone: a soft prompt trained on the captions, no cloud",
@@ -138,10 +146,25 @@ def run_pairwise_row(row: str, seed: int, arguments: argparse.Namespace) -> dict
         shutil.rmtree(folder / "stage2")
     aligner = PairwiseAligner.from_pretrained(first.model_dir)
     unit = [name for name, m in recipe.modalities.items() if m.normalize]
-    result["triples"] = evaluate_aligner(aligner, recipe.triples[0], unit, per_item=True)
+    anchors = "text", caption_tokens(recipe, arguments.small_lm)
+    result["triples"] = evaluate_aligner(aligner, recipe.triples[0], unit, per_item=True, anchors=anchors)
     if row not in ("full", "no_stage2"):
         shutil.rmtree(folder)
     return result
+
+
+def caption_tokens(recipe: PairwiseRecipe, small_lm: Path) -> Tensor:
+    """Give the captions of the caption-cloud pairs, each once, as the aligner reads them: `(captions, tokens, dim)`."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from hf_modalbridge.data.pairs import TextFeatures
+    from hf_modalbridge.store import EmbeddingStore
+
+    (pairs,) = [p for p in recipe.pairs if {p.source, p.target} == {"point", "text"}]
+    captions = sorted(set(EmbeddingStore.open(pairs.stores["point"]).column(pairs.text_column)))
+    table = AutoModelForCausalLM.from_pretrained(small_lm).get_input_embeddings().weight
+    features = TextFeatures(captions, AutoTokenizer.from_pretrained(small_lm), table, recipe.text.num_tokens)
+    return features[np.arange(len(features))][0]
 
 
 def run_adapter(row: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -213,25 +236,14 @@ def result_of(row: str, seed: int, arguments: argparse.Namespace) -> dict[str, A
     run = run_adapter if row in ("blind", "adapter") else run_pairwise_row
     measured = run(row, seed, arguments) | {"row": row, "seed": seed, "settings": steps}
     measured["seconds"] = round(time.perf_counter() - began, 1)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(measured), encoding="utf-8")
-    os.replace(part, path)
+    write_json(path, measured)
     print(f"{row} seed {seed}, {measured['seconds']:.0f} s: {' '.join(cells([measured]))}", flush=True)
     return measured
 
 
-def interval(values: np.ndarray, samples: int = 2000) -> tuple[float, float, float]:
-    """Mean of `(seeds, items)` and its 95 % bootstrap interval, seeds and items both drawn with replacement."""
-    rng, (seeds, items) = np.random.default_rng(0), values.shape
-    means = [values[rng.integers(seeds, size=seeds)][:, rng.integers(items, size=items)].mean() for _ in range(samples)]
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(values.mean()), float(low), float(high)
-
-
 def said(values: list[list[float]]) -> str:
     """Write the mean over seeds and items with its interval."""
-    mean, low, high = interval(np.asarray(values, dtype=float))
+    mean, low, high = runs_interval(values, same_items=True)
     return f"{mean:.3f} ({low:.3f} to {high:.3f})"
 
 
@@ -267,22 +279,25 @@ def choice_table(table: dict[str, list[dict[str, Any]]]) -> list[str]:
 
 def retrieval_table(table: dict[str, list[dict[str, Any]]]) -> list[str]:
     """Write how well pictures find clouds and clouds find pictures, paired in training or not."""
-    lines = ["| training | direction | R@1 | R@5 | R@10 | median rank |", "|---|---|---|---|---|---|"]
+    lines = ["| training | likeness | direction | R@1 | R@5 | R@10 | median rank |", "|---|---|---|---|---|---|---|"]
     means, items = {}, 0
-    for row in ("full", "unpaired"):
-        for pair in ("image-point", "point-image"):
-            ranks = np.array([r["triples"][pair]["retrieval"]["ranks"] for r in table[row]])
-            items = ranks.shape[1]
-            shares = [said((ranks < k).astype(float).tolist()) for k in (1, 5, 10)]
-            means[row, pair] = (ranks < 10).mean()
-            name = "pictures and clouds paired" if row == "full" else "never paired"
-            lines.append(
-                f"| {name} | {pair.replace('-', ' to ')} | {' | '.join(shares)} | {np.median(ranks) + 1:.0f} |"
-            )
-    lines.append(f"| *chance* | | {1 / items:.3f} | {5 / items:.3f} | {10 / items:.3f} | {(items + 1) / 2:.0f} |")
-    shares = {pair: means["unpaired", pair] / means["full", pair] for pair in ("image-point", "point-image")}
-    said_shares = ", ".join(f"{share:.0%} ({pair.replace('-', ' to ')})" for pair, share in shares.items())
-    return [*lines, "", f"R@10 without these pairs over R@10 with them: {said_shares}."]
+    names = {"full": "pictures and clouds paired", "unpaired": "never paired"}
+    ways = {"retrieval": "to each other", "anchored": "to captions"}
+    for row, way, pair in itertools.product(names, ways, ("image-point", "point-image")):
+        ranks = np.array([r["triples"][pair][way]["ranks"] for r in table[row]])
+        items = ranks.shape[1]
+        shares = [said((ranks < k).astype(float).tolist()) for k in (1, 5, 10)]
+        means[row, way, pair] = (ranks < 10).mean()
+        lines.append(
+            f"| {names[row]} | {ways[way]} | {pair.replace('-', ' to ')} | {' | '.join(shares)} | "
+            f"{np.median(ranks) + 1:.0f} |"
+        )
+    lines.append(f"| *chance* | | | {1 / items:.3f} | {5 / items:.3f} | {10 / items:.3f} | {(items + 1) / 2:.0f} |")
+    said_shares = "; ".join(
+        f"{says} {means['unpaired', way, pair] / means['full', 'retrieval', pair]:.0%} ({pair.replace('-', ' to ')})"
+        for (way, says), pair in itertools.product(ways.items(), ("image-point", "point-image"))
+    )
+    return [*lines, "", f"R@10 without these pairs over R@10 with them (to each other): {said_shares}."]
 
 
 def main() -> None:
@@ -335,7 +350,9 @@ def write(arguments: argparse.Namespace, table: dict[str, list[dict[str, Any]]],
         f"{arguments.stage1_steps} in stage I, {arguments.stage2_steps} in stage II, {arguments.adapter_steps} for the "
         f"adapter and the soft prompt.\n\n{choice}\n\n"
         "## Pictures and clouds that were never paired\n\nRetrieval in the shared code among the same objects. `never "
-        f"paired` trains without the picture-cloud pairs: both are joined by captions alone.\n\n{retrieval}\n"
+        "paired` trains without the picture-cloud pairs: both are joined by captions alone. Pictures and clouds are "
+        "compared to each other, or by how alike they are to the captions of the caption-cloud pairs, each side less "
+        f"its own mean (`anchors` of `cross_modal_retrieval`).\n\n{retrieval}\n"
     )
     arguments.docs.mkdir(parents=True, exist_ok=True)
     (arguments.docs / "pairwise.md").write_text(text, encoding="utf-8")

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable
@@ -29,6 +28,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from run_files import write_json
 from torch.nn import functional as F
 from transformers import AutoModel, AutoModelForCausalLM, AutoProcessor, AutoTokenizer
 
@@ -42,6 +42,7 @@ from hf_modalbridge.encoders import (
     TactileEncoderForPreTraining,
     TactileFeatureExtractor,
 )
+from hf_modalbridge.evaluation import runs_interval
 from hf_modalbridge.evaluation.label_choice import label_choice
 from hf_modalbridge.evaluation.linear_probe import linear_probe
 from hf_modalbridge.models import ModalBridgeForConditionalGeneration
@@ -297,34 +298,26 @@ def run_case(case: Case, seed: int, arguments: argparse.Namespace) -> list[dict[
             else:
                 found = {"adapter": adapter, "pairwise": pairwise}[method](case, made, seed, arguments)
             result = {"case": case.name, "seed": seed, "method": method, "correct": found}
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_suffix(".part")
-            part.write_text(json.dumps(result), encoding="utf-8")
-            os.replace(part, path)
+            write_json(path, result)
             said = ", ".join(f"{task}-way {np.mean(values):.3f}" for task, values in found.items())
             print(f"{case.name} seed {seed} {method} ({time.perf_counter() - began:.0f} s): {said}", flush=True)
         results.append(json.loads(path.read_text(encoding="utf-8")))
     return results
 
 
-def interval(runs: list[list[float]], samples: int = 2000) -> str:
-    """Write mean and 95 % bootstrap interval, runs and the recordings of each drawn with replacement."""
-    rng, arrays = np.random.default_rng(0), [np.asarray(run) for run in runs]
-    means = []
-    for _ in range(samples):
-        drawn = [arrays[i] for i in rng.integers(len(arrays), size=len(arrays))]
-        means.append(np.mean([rng.choice(run, len(run)).mean() for run in drawn]))
-    low, high = np.quantile(means, [0.025, 0.975])
-    return f"{np.mean([run.mean() for run in arrays]):.3f} ({low:.3f} to {high:.3f})"
+def said(runs: dict[tuple[str, int], list[float]]) -> str:
+    """Write mean and 95 % bootstrap interval of runs by case and seed; those of one case share their recordings."""
+    mean, low, high = runs_interval(list(runs.values()), same_items=len({case for case, _ in runs}) == 1)
+    return f"{mean:.3f} ({low:.3f} to {high:.3f})"
 
 
 def table(results: list[dict[str, Any]]) -> str:
     """Write the table of all results."""
     columns = [("generated", "20"), ("generated", "4"), ("biotac", "20"), ("biotac", "4")]
 
-    def runs_of(source: str, task: str, method: str) -> list[list[float]]:
+    def runs_of(source: str, task: str, method: str) -> dict[tuple[str, int], list[float]]:
         wanted = (r for r in results if r["case"].startswith(source) and r["method"] == method)
-        return [r["correct"][task] for r in wanted if task in r["correct"]]
+        return {(r["case"], r["seed"]): r["correct"][task] for r in wanted if task in r["correct"]}
 
     columns = [c for c in columns if runs_of(*c, "ridge")]
     names = {"generated": "generated recordings", "biotac": "real BioTac slides"}
@@ -332,13 +325,13 @@ def table(results: list[dict[str, Any]]) -> str:
     lines = [f"| method | {' | '.join(f'{names[source]}, {tasks[task]}' for source, task in columns)} |"]
     lines.append("|---|" + "---|" * len(columns))
     for method, title in METHODS.items():
-        cells = [interval(found) if (found := runs_of(*c, method)) else "" for c in columns]
+        cells = [said(found) if (found := runs_of(*c, method)) else "" for c in columns]
         lines.append(f"| {title} | {' | '.join(cells)} |")
     lines.append(f"| *chance* | {' | '.join(f'{1 / int(task):.3f}' for _, task in columns)} |")
     counts = [
         f"{names[s]}, {tasks[t]}: {len(r)} run(s) of {len(r[0])} recordings"
         for s, t in columns
-        for r in [runs_of(s, t, "ridge")]
+        for r in [list(runs_of(s, t, "ridge").values())]
     ]
     return "\n".join(lines) + "\n\n" + "; ".join(counts) + "."
 

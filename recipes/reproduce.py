@@ -35,28 +35,19 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import math
 import multiprocessing
 import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from study import ABLATION_ROWS, MAIN_ROWS, MORE_ROWS, NOISES, Bed, Settings, Study
 
 from hf_modalbridge import demo
+from hf_modalbridge.evaluation import student_interval
 
 ALL_ROWS = (*MAIN_ROWS, *MORE_ROWS, *ABLATION_ROWS)
-# two-sided 97.5 % quantile of Student's t by degrees of freedom
-T_QUANTILE = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
-
-
-def interval(values: list[float]) -> tuple[float, float]:
-    """Return mean and half-width of the 95 % t-interval over seeds."""
-    half = T_QUANTILE[len(values) - 1] * float(np.std(values, ddof=1)) / math.sqrt(len(values))
-    return float(np.mean(values)), half
 
 
 def table(results: dict[str, list[dict[str, Any]]], ceilings: dict[str, float]) -> str:
@@ -69,7 +60,7 @@ def table(results: dict[str, list[dict[str, Any]]], ceilings: dict[str, float]) 
     for row, runs in results.items():
         cells = [
             f"{m:.3f} ± {h:.3f}"
-            for m, h in (interval([r[k] for r in runs]) for k in ("nll", "choice", "calibrated_choice"))
+            for m, h in (student_interval([r[k] for r in runs]) for k in ("nll", "choice", "calibrated_choice"))
         ]
         gap = runs[0]["centroid_gap"]
         cells += ["" if gap is None else f"{gap:.3f}", f"{runs[0]['noise']:g}", f"{runs[0]['learning_rate']:g}"]
@@ -84,12 +75,16 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/reproduce"))
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="rows run side by side, a core each")
     parser.add_argument("--language-model", default="small", choices=("small", "smollm2"))
-    parser.add_argument("--seeds", type=int, default=5, choices=range(2, 11), help="runs a row on the test pictures")
+    parser.add_argument(
+        "--seeds", type=int, default=5, choices=range(2, 101), metavar="N", help="runs a row on the test pictures"
+    )
     rows = parser.add_mutually_exclusive_group()
     rows.add_argument("--rows", nargs="*", default=list(MAIN_ROWS), choices=ALL_ROWS)
     rows.add_argument("--all", action="store_const", dest="rows", const=list(ALL_ROWS), help="all rows")
     parser.add_argument("--docs", type=Path, default=Path("docs/results"), help="folder that receives the table")
     arguments = parser.parse_args()
+    if arguments.seeds < 2:
+        parser.error("an interval over seeds needs two at least: give --seeds 2 or more")
     logging.getLogger("transformers").setLevel(logging.ERROR)
 
     if arguments.language_model == "smollm2":

@@ -9,13 +9,13 @@ test pictures are read only after that.
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from run_files import write_json
 
 from hf_modalbridge.corrections import AutoCorrection, Correction
 from hf_modalbridge.corrections.aniso_config import ABLATIONS
@@ -123,10 +123,7 @@ class Study:
             if kept["settings"] == asdict(self.settings):
                 return kept
         numbers = self.run(row, noise, learning_rate, seed, split)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(numbers, indent=1))
-        os.replace(part, path)
+        write_json(path, numbers, indent=1)
         print(
             f"{row:<16} noise {noise:<3g} lr {learning_rate:<6g} seed {seed:<3} {split:<10} nll {numbers['nll']:.3f}  "
             f"choice {numbers['choice']:.3f}  calibrated {numbers['calibrated_choice']:.3f}  "

@@ -16,10 +16,10 @@ was stopped goes on from its newest checkpoint when the same command is given ag
 from __future__ import annotations
 
 import argparse
-import json
-import os
 from pathlib import Path
 from typing import Any
+
+from run_files import write_json
 
 from hf_modalbridge.training import load_config
 from hf_modalbridge.training.pairwise_config import PairwiseRecipe
@@ -130,9 +130,7 @@ def main() -> None:
         for name, result in results.items():
             print(describe(name, result))
         measured = measure(recipe, results["stage1"].model_dir, results["stage2"].model_dir)
-        part = Path(recipe.output_dir) / ".evaluation.json.part"
-        part.write_text(json.dumps(measured, indent=1), encoding="utf-8")
-        os.replace(part, Path(recipe.output_dir) / "evaluation.json")
+        write_json(Path(recipe.output_dir) / "evaluation.json", measured, indent=1)
         for line in lines(measured):
             print(line)
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from .caption_nll import caption_nll, evaluate_captions
 from .cross_modal import cross_modal_retrieval, recomposition_quality
 from .gap_report import GapReport
+from .intervals import bootstrap_interval, runs_interval, student_interval
 from .label_choice import label_choice
-from .n_way_choice import bootstrap_interval, choice_credit, draw_candidates
+from .n_way_choice import choice_credit, draw_candidates
 from .scoring import CaptionScorer
 
 __all__ = [
@@ -20,4 +21,6 @@ __all__ = [
     "evaluate_captions",
     "label_choice",
     "recomposition_quality",
+    "runs_interval",
+    "student_interval",
 ]

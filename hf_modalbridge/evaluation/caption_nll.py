@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from .n_way_choice import bootstrap_interval, choice_credit, draw_candidates
+from .intervals import bootstrap_interval
+from .n_way_choice import choice_credit, draw_candidates
 from .scoring import CaptionScorer
 
 __all__ = ["caption_nll", "evaluate_captions"]

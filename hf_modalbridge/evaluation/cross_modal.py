@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .n_way_choice import bootstrap_interval
+from .intervals import bootstrap_interval
 
-__all__ = ["cross_modal_retrieval", "recomposition_quality", "retrieval_ranks"]
+__all__ = ["anchor_profiles", "cross_modal_retrieval", "recomposition_quality", "retrieval_ranks"]
 
 
 def retrieval_ranks(queries: Tensor, gallery: Tensor) -> np.ndarray:
@@ -29,6 +29,24 @@ def retrieval_ranks(queries: Tensor, gallery: Tensor) -> np.ndarray:
     return above.numpy()
 
 
+def anchor_profiles(rows: Tensor, anchors: Tensor, temperature: float) -> Tensor:
+    """Describe rows by how alike they are to anchors, instead of by where they lie.
+
+    Two modalities that met a third one only agree on what is near to what there (relative representations,
+    arXiv:2209.15430), while a gap of the means lies between them, which each side's own mean takes out.
+
+    Args:
+        rows: `(n, dim)`, of one modality.
+        anchors: `(anchors, dim)`, of the modality between.
+        temperature: Of the softmax over anchors; that of the contrastive loss is the scale of such likenesses.
+
+    Returns:
+        `(n, anchors)` unit rows: square roots of a softmax, so that an inner product is the Bhattacharyya coefficient.
+    """
+    rows, anchors = (torch.nn.functional.normalize(x - x.mean(0), dim=-1) for x in (rows.double(), anchors.double()))
+    return (rows @ anchors.T / temperature).softmax(-1).sqrt()
+
+
 @torch.inference_mode()
 def cross_modal_retrieval(
     aligner: Any,
@@ -39,6 +57,7 @@ def cross_modal_retrieval(
     *,
     query_mask: Tensor | None = None,
     gallery_mask: Tensor | None = None,
+    anchors: tuple[str, Tensor] | None = None,
     at: tuple[int, ...] = (1, 5, 10),
     seed: int = 0,
     per_item: bool = False,
@@ -54,6 +73,9 @@ def cross_modal_retrieval(
         gallery: Token features `(n, tokens, dim)`; row i belongs to query i.
         query_mask: `(n, tokens)`, True for real tokens.
         gallery_mask: `(n, tokens)`, likewise.
+        anchors: Modality and token features `(anchors, tokens, dim)` of items of it, such as captions. Queries and
+            gallery are then compared by their likeness to these (`anchor_profiles`), not to each other: for modalities
+            that were never paired.
         at: Ranks.
         seed: Of the bootstrap.
         per_item: Add each query's rank.
@@ -63,9 +85,11 @@ def cross_modal_retrieval(
         `median_rank` from 1.
     """
     active = aligner.config.active_entries(source, target)
-    ranks = retrieval_ranks(
-        aligner.embed(source, queries, query_mask, active), aligner.embed(target, gallery, gallery_mask, active)
-    )
+    sides = [aligner.embed(source, queries, query_mask, active), aligner.embed(target, gallery, gallery_mask, active)]
+    if anchors is not None:
+        between = aligner.embed(*anchors, None, active)
+        sides = [anchor_profiles(side, between, float(aligner.temperature())) for side in sides]
+    ranks = retrieval_ranks(*sides)
     result: dict[str, Any] = {
         "source": source,
         "target": target,

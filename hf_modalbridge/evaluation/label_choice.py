@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .n_way_choice import bootstrap_interval
+from .intervals import bootstrap_interval
 from .scoring import CaptionScorer
 
 __all__ = ["label_choice"]

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .intervals import bootstrap_interval
+
 __all__ = ["ProbeResult", "linear_probe"]
 
 PENALTIES = (1.0, 1e-1, 1e-2, 1e-3)
@@ -41,10 +43,7 @@ class ProbeResult:
         Returns:
             Its two ends.
         """
-        rows = np.random.default_rng(seed).integers(len(self.correct), size=(draws, len(self.correct)))
-        means = self.correct[rows].mean(1)
-        low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-        return float(low), float(high)
+        return bootstrap_interval(self.correct, level=level, samples=draws, seed=seed)
 
 
 def linear_probe(

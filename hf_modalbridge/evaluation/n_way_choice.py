@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-__all__ = ["bootstrap_interval", "choice_credit", "draw_candidates"]
+__all__ = ["choice_credit", "draw_candidates"]
 
 
 def draw_candidates(captions: Sequence[str], n: int, seed: int = 0) -> tuple[list[str], np.ndarray]:
@@ -55,24 +55,3 @@ def choice_credit(scores: np.ndarray, tolerance: float = 1e-5) -> np.ndarray:
     scores = np.asarray(scores, dtype=np.float64)
     best = scores >= scores.max(1, keepdims=True) - tolerance
     return best[:, 0] / best.sum(1)
-
-
-def bootstrap_interval(
-    values: np.ndarray, *, level: float = 0.95, samples: int = 2000, seed: int = 0
-) -> tuple[float, float]:
-    """Percentile bootstrap interval of a mean over items.
-
-    Args:
-        values: `(items,)`.
-        level: Coverage.
-        samples: Resamples.
-        seed: Of the resamples.
-
-    Returns:
-        Lower and upper end.
-    """
-    values = np.asarray(values, dtype=np.float64)
-    rng = np.random.default_rng(seed)
-    means = np.array([values[rng.integers(0, len(values), len(values))].mean() for _ in range(samples)])
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)

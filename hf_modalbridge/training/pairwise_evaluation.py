@@ -81,7 +81,11 @@ def evaluate_bridge(
 
 
 def evaluate_aligner(
-    aligner: Any, triples: HeldOutTriples, normalized: Sequence[str] = (), per_item: bool = False
+    aligner: Any,
+    triples: HeldOutTriples,
+    normalized: Sequence[str] = (),
+    per_item: bool = False,
+    anchors: tuple[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Measure retrieval and recomposition between all modalities of held-out triples.
 
@@ -90,6 +94,7 @@ def evaluate_aligner(
         triples: The held-out items.
         normalized: Modalities whose tokens are made unit rows first.
         per_item: Add each query's rank.
+        anchors: Measure retrieval by way of these items too, as `anchored`; see `cross_modal_retrieval`.
 
     Returns:
         `{"source-target": {...}}`; see `cross_modal_retrieval` and `recomposition_quality`.
@@ -114,4 +119,7 @@ def evaluate_aligner(
                     "retrieval": cross_modal_retrieval(aligner, *pair, per_item=per_item),
                     "recomposition": recomposition_quality(aligner, *pair),
                 }
+                if anchors is not None:
+                    found = cross_modal_retrieval(aligner, *pair, anchors=anchors, per_item=per_item)
+                    result[f"{source}-{target}"]["anchored"] = found
     return result

@@ -91,15 +91,3 @@ def test_groups_of_materials_are_left_out_once_each(recipe, tmp_path):
         assert not set(case.train.materials) & set(case.tests["4"].materials) and len(case.train) == 16
         assert not set(case.train.descriptions) & set(case.tests["4"].descriptions)
     assert cases[0][0].train.descriptions[3] == "m03: Long text of many words that goes on and on"
-
-
-def test_the_interval_is_over_runs_and_recordings(recipe):
-    said = recipe.interval([[0.0] * 50, [1.0] * 50])
-    assert said == "0.500 (0.000 to 1.000)"
-    mean, low, high = (
-        float(v)
-        for v in recipe.interval([[0.0, 1.0] * 200]).replace("(", "").replace(")", "").replace("to ", "").split()
-    )
-    assert (
-        mean == 0.5 and low == pytest.approx(0.5 - 1.96 * 0.025, abs=0.01) and high == pytest.approx(1 - low, abs=0.01)
-    )

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
+from study import MAIN_ROWS, NOISES, SEARCH_SEED, Bed, Settings, Study
 
 from hf_modalbridge import EmbeddingStore
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "recipes"))
-
-from study import MAIN_ROWS, NOISES, SEARCH_SEED, Bed, Settings, Study  # noqa: E402
 
 
 @pytest.fixture
