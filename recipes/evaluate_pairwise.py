@@ -16,14 +16,13 @@ from __future__ import annotations
 import argparse
 import copy
 import itertools
-import json
 import shutil
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from run_files import write_json
+from run_files import read_run, write_json
 
 from hf_modalbridge.evaluation import runs_interval
 
@@ -225,12 +224,7 @@ def result_of(row: str, seed: int, arguments: argparse.Namespace) -> dict[str, A
     """Return a run's numbers, from its file if it was done before."""
     path = arguments.output / "results" / f"{row}-seed{seed}.json"
     steps = [arguments.stage1_steps, arguments.stage2_steps, arguments.adapter_steps, arguments.split]
-    if path.is_file():
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        if kept["settings"] != steps:
-            raise ValueError(
-                f"{path} is of steps and split {kept['settings']}, this study of {steps}: use another --output."
-            )
+    if (kept := read_run(path, steps)) is not None:
         return kept
     began = time.perf_counter()
     run = run_adapter if row in ("blind", "adapter") else run_pairwise_row

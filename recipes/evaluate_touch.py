@@ -8,7 +8,7 @@ of 4 materials that nothing was trained on, neither recording nor text. The gene
 of the 20 real ones each is left out once, in five groups of four drawn by seed. Encoder (masked reconstruction) and
 all methods see the same training recordings. Every method that speaks uses the frozen language model of
 recipes/train_small_lm.py (`--small-lm`; made if it is not there) and takes the description of highest calibrated
-likelihood. Learning rates are those of recipes/evaluate_pairwise.py; nothing was chosen on these tasks.
+likelihood. Steps and learning rates are those of recipes/evaluate_pairwise.py; nothing was chosen on these tasks.
 
 Each run is one JSON file in `OUTPUT/results` and not run again; stopped, the study goes on where it was. Intervals are
 95 % bootstrap intervals over runs and recordings, both drawn anew. The table is printed and written to
@@ -18,7 +18,6 @@ Each run is one JSON file in `OUTPUT/results` and not run again; stopped, the st
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import time
 from collections.abc import Callable
@@ -28,7 +27,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from run_files import write_json
+from run_files import read_run, write_json
 from torch.nn import functional as F
 from transformers import AutoModel, AutoModelForCausalLM, AutoProcessor, AutoTokenizer
 
@@ -235,7 +234,7 @@ def adapter(case: Case, made: dict[str, Any], seed: int, arguments: argparse.Nam
     connector = model.model.connectors["touch"]
     train_only(model, [connector])
     rows = CaptionDataset(features["train"], processor, "touch", case.train.descriptions, kind="embeds", max_length=96)
-    loop = LoopConfig(**loop_values(arguments.adapter_steps, seed, 1e-3))
+    loop = LoopConfig(**loop_values(arguments.adapter_steps, seed))
     train(model, rows, BridgeCollator(processor), loop, train_modules=[connector])
     return choose(model.eval(), processor, case, features)
 
@@ -255,8 +254,8 @@ def pairwise(case: Case, made: dict[str, Any], seed: int, arguments: argparse.Na
             }
         ],
         "aligner": ALIGNER,
-        "stage1": {"loop": loop_values(arguments.stage1_steps, seed, 1e-3)},
-        "stage2": {"loop": loop_values(arguments.stage2_steps, seed, 3e-4), "questions": []},
+        "stage1": {"loop": loop_values(arguments.stage1_steps, seed)},
+        "stage2": {"loop": loop_values(arguments.stage2_steps, seed), "questions": []},
     }
     model_dir = run_pairwise(build_config(PairwiseRecipe, values))["stage2"].model_dir
     model, processor = AutoModel.from_pretrained(model_dir), AutoProcessor.from_pretrained(model_dir)
@@ -266,10 +265,10 @@ def pairwise(case: Case, made: dict[str, Any], seed: int, arguments: argparse.Na
     return found
 
 
-def loop_values(steps: int, seed: int, learning_rate: float) -> dict[str, Any]:
+def loop_values(steps: int, seed: int) -> dict[str, Any]:
     """Settings of every loop here."""
     sizes = {"max_steps": steps, "per_device_batch_size": 32, "save_steps": 0, "eval_steps": 0}
-    return {"learning_rate": learning_rate, "weight_decay": 0.05, "seed": seed, "progress": False, **sizes}
+    return {"learning_rate": 1e-3, "weight_decay": 0.05, "seed": seed, "progress": False, **sizes}
 
 
 def choose(model: Any, processor: Any, case: Case, features: dict[str, np.ndarray]) -> dict[str, list[float]]:
@@ -286,9 +285,11 @@ def choose(model: Any, processor: Any, case: Case, features: dict[str, np.ndarra
 def run_case(case: Case, seed: int, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Give the numbers of all methods on a case, from files where they were measured before."""
     results, made = [], None
+    steps = [arguments.encoder_steps, arguments.stage1_steps, arguments.stage2_steps, arguments.adapter_steps]
     for method in METHODS:
         path = arguments.output / "results" / f"{case.name}-seed{seed}-{method}.json"
-        if not path.is_file():
+        result = read_run(path, steps)
+        if result is None:
             made = made or prepare(case, seed, arguments)
             began = time.perf_counter()
             if method.startswith("probe"):
@@ -297,11 +298,11 @@ def run_case(case: Case, seed: int, arguments: argparse.Namespace) -> list[dict[
                 found = ridge(case, made, arguments.small_lm)
             else:
                 found = {"adapter": adapter, "pairwise": pairwise}[method](case, made, seed, arguments)
-            result = {"case": case.name, "seed": seed, "method": method, "correct": found}
+            result = {"case": case.name, "seed": seed, "method": method, "correct": found, "settings": steps}
             write_json(path, result)
             said = ", ".join(f"{task}-way {np.mean(values):.3f}" for task, values in found.items())
             print(f"{case.name} seed {seed} {method} ({time.perf_counter() - began:.0f} s): {said}", flush=True)
-        results.append(json.loads(path.read_text(encoding="utf-8")))
+        results.append(result)
     return results
 
 
@@ -345,9 +346,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/touch-study"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--encoder-steps", type=int, default=300)
-    parser.add_argument("--stage1-steps", type=int, default=200)
-    parser.add_argument("--stage2-steps", type=int, default=100)
-    parser.add_argument("--adapter-steps", type=int, default=100)
+    parser.add_argument("--stage1-steps", type=int, default=400)
+    parser.add_argument("--stage2-steps", type=int, default=600)
+    parser.add_argument("--adapter-steps", type=int, default=1000)
     parser.add_argument("--docs", type=Path, default=Path("docs/results"), help="folder that receives the table")
     arguments = parser.parse_args()
     arguments.sources = arguments.sources or ["generated", *(["biotac"] if arguments.biotac else [])]

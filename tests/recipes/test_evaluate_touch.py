@@ -67,6 +67,9 @@ def test_all_methods_are_measured_once(recipe, arguments, monkeypatch):
     monkeypatch.setattr(recipe, "prepare", None)  # nothing is done again
     again = recipe.run_case(case, 0, arguments)
     assert {r["method"]: r["correct"] for r in again} == results
+    changed = argparse.Namespace(**{**vars(arguments), "adapter_steps": 31})
+    with pytest.raises(ValueError, match="use another --output"):
+        recipe.run_case(case, 0, changed)
     arguments.docs = arguments.output
     recipe.write_table(again, arguments)
     text = (arguments.docs / "touch.md").read_text()
