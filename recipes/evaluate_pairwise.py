@@ -51,6 +51,8 @@ PAPER = {
     "no_contrast": 54.7,
 }
 """ModelNet40 accuracy of the paper's table 1 and ablations (arXiv 2605.21059)."""
+HOPS = (("text", "point"), ("point", "text"), ("text", "image"), ("image", "text"))
+"""What joins pictures and clouds that were never paired."""
 SIZES = {"width": 64, "encoder_layers": 1, "decoder_layers": 1}
 """Of the aligner: half of the configuration's, as the language model is half as wide; masks shrink likewise."""
 LEARNING_RATE = 1e-3
@@ -126,6 +128,7 @@ def run_pairwise_row(row: str, seed: int, arguments: argparse.Namespace) -> dict
     from transformers import AutoModel, AutoProcessor
 
     from hf_modalbridge.models.pairwise_aligner import PairwiseAligner
+    from hf_modalbridge.store import EmbeddingStore
     from hf_modalbridge.training import build_config
     from hf_modalbridge.training.pairwise import run_stage_one, run_stage_two
     from hf_modalbridge.training.pairwise_config import PairwiseRecipe
@@ -145,22 +148,24 @@ def run_pairwise_row(row: str, seed: int, arguments: argparse.Namespace) -> dict
         shutil.rmtree(folder / "stage2")
     aligner = PairwiseAligner.from_pretrained(first.model_dir)
     unit = [name for name, m in recipe.modalities.items() if m.normalize]
-    anchors = "text", caption_tokens(recipe, arguments.small_lm)
-    result["triples"] = evaluate_aligner(aligner, recipe.triples[0], unit, per_item=True, anchors=anchors)
+    own = EmbeddingStore.open(recipe.triples[0].stores["point"]).column("text")
+    (pairs,) = [p for p in recipe.pairs if {p.source, p.target} == {"point", "text"}]
+    known = EmbeddingStore.open(pairs.stores["point"]).column(pairs.text_column)
+    captions, between = (caption_tokens(recipe, arguments.small_lm, texts) for texts in (own, sorted(set(known))))
+    result["triples"] = evaluate_aligner(
+        aligner, recipe.triples[0], unit, per_item=True, captions=captions, anchors=("text", between)
+    )
     if row not in ("full", "no_stage2"):
         shutil.rmtree(folder)
     return result
 
 
-def caption_tokens(recipe: PairwiseRecipe, small_lm: Path) -> Tensor:
-    """Give the captions of the caption-cloud pairs, each once, as the aligner reads them: `(captions, tokens, dim)`."""
+def caption_tokens(recipe: PairwiseRecipe, small_lm: Path, captions: list[str]) -> Tensor:
+    """Give captions as the aligner reads them, `(captions, tokens, dim)`."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from hf_modalbridge.data.pairs import TextFeatures
-    from hf_modalbridge.store import EmbeddingStore
 
-    (pairs,) = [p for p in recipe.pairs if {p.source, p.target} == {"point", "text"}]
-    captions = sorted(set(EmbeddingStore.open(pairs.stores["point"]).column(pairs.text_column)))
     table = AutoModelForCausalLM.from_pretrained(small_lm).get_input_embeddings().weight
     features = TextFeatures(captions, AutoTokenizer.from_pretrained(small_lm), table, recipe.text.num_tokens)
     return features[np.arange(len(features))][0]
@@ -272,26 +277,32 @@ def choice_table(table: dict[str, list[dict[str, Any]]]) -> list[str]:
 
 
 def retrieval_table(table: dict[str, list[dict[str, Any]]]) -> list[str]:
-    """Write how well pictures find clouds and clouds find pictures, paired in training or not."""
+    """Write how well items find their like in other modalities, paired in training or not."""
     lines = ["| training | likeness | direction | R@1 | R@5 | R@10 | median rank |", "|---|---|---|---|---|---|---|"]
+    ways, across = {"retrieval": "to each other", "anchored": "to captions"}, ("image-point", "point-image")
+    paired, unpaired = "pictures and clouds paired", "pictures and clouds never paired"
+    rows = [
+        *(("full", paired, way, pair) for way, pair in itertools.product(ways, across)),
+        *(("unpaired", unpaired, way, pair) for way, pair in itertools.product(ways, across)),
+        *(("unpaired", f"{unpaired}; these are", "retrieval", f"{a}-{b}") for a, b in HOPS),
+    ]
     means, items = {}, 0
-    names = {"full": "pictures and clouds paired", "unpaired": "never paired"}
-    ways = {"retrieval": "to each other", "anchored": "to captions"}
-    for row, way, pair in itertools.product(names, ways, ("image-point", "point-image")):
+    for row, training, way, pair in rows:
         ranks = np.array([r["triples"][pair][way]["ranks"] for r in table[row]])
         items = ranks.shape[1]
         shares = [said((ranks < k).astype(float).tolist()) for k in (1, 5, 10)]
         means[row, way, pair] = (ranks < 10).mean()
-        lines.append(
-            f"| {names[row]} | {ways[way]} | {pair.replace('-', ' to ')} | {' | '.join(shares)} | "
-            f"{np.median(ranks) + 1:.0f} |"
-        )
+        direction = pair.replace("-", " to ").replace("text", "caption")
+        lines.append(f"| {training} | {ways[way]} | {direction} | {' | '.join(shares)} | {np.median(ranks) + 1:.0f} |")
     lines.append(f"| *chance* | | | {1 / items:.3f} | {5 / items:.3f} | {10 / items:.3f} | {(items + 1) / 2:.0f} |")
-    said_shares = "; ".join(
-        f"{says} {means['unpaired', way, pair] / means['full', 'retrieval', pair]:.0%} ({pair.replace('-', ' to ')})"
-        for (way, says), pair in itertools.product(ways.items(), ("image-point", "point-image"))
+    hops = np.mean([means["unpaired", "retrieval", f"{a}-{b}"] for a, b in HOPS])
+    shares = "; ".join(
+        f"{ways[way]}, {pair.replace('-', ' to ')}: {found / means['full', 'retrieval', pair]:.0%} of what these pairs "
+        f"give, {found / hops:.0%} of what captions give with either"
+        for way, pair in itertools.product(ways, across)
+        for found in [means["unpaired", way, pair]]
     )
-    return [*lines, "", f"R@10 without these pairs over R@10 with them (to each other): {said_shares}."]
+    return [*lines, "", f"R@10 of pictures and clouds that were never paired: {shares}."]
 
 
 def main() -> None:

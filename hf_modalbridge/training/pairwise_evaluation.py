@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from .graph import TEXT
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["HeldOutItems", "HeldOutTriples", "evaluate_aligner", "evaluate_bridge"]
 
@@ -85,7 +90,8 @@ def evaluate_aligner(
     triples: HeldOutTriples,
     normalized: Sequence[str] = (),
     per_item: bool = False,
-    anchors: tuple[str, Any] | None = None,
+    captions: Tensor | None = None,
+    anchors: tuple[str, Tensor] | None = None,
 ) -> dict[str, Any]:
     """Measure retrieval and recomposition between all modalities of held-out triples.
 
@@ -94,6 +100,7 @@ def evaluate_aligner(
         triples: The held-out items.
         normalized: Modalities whose tokens are made unit rows first.
         per_item: Add each query's rank.
+        captions: The items' captions as text tokens `(items, tokens, dim)`, to measure the text side too.
         anchors: Measure retrieval by way of these items too, as `anchored`; see `cross_modal_retrieval`.
 
     Returns:
@@ -110,6 +117,8 @@ def evaluate_aligner(
         rows = torch.from_numpy(np.asarray(EmbeddingStore.open(Path(path))[:], np.float32))
         tokens = rows.view(len(rows), aligner.config.modalities[name].num_tokens, -1)
         features[name] = torch.nn.functional.normalize(tokens, dim=-1) if name in normalized else tokens
+    if captions is not None:
+        features[TEXT] = captions
     result = {}
     for source in features:
         for target in features:
