@@ -69,6 +69,26 @@ def table(results: dict[str, list[dict[str, Any]]], ceilings: dict[str, float]) 
     return "\n".join(lines)
 
 
+def differences(results: dict[str, list[dict[str, Any]]]) -> str:
+    """Write what each row has more or less than no correction and than ReAlign, seed by seed, as a Markdown table.
+
+    Runs of one seed start from the same weights and read the text in the same order, so their differences vary less
+    than the rows do.
+    """
+    bases = [row for row in ("none", "realign") if row in results]
+    heads = [f"{measure}, less `{base}`" for base in bases for measure in ("log-likelihood", "calibrated choice")]
+    lines = ["| row | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
+    for row, runs in results.items():
+        cells = []
+        for base in bases:
+            for key, sign in (("nll", -1), ("calibrated_choice", 1)):
+                both = zip(runs, results[base], strict=True)
+                mean, half = student_interval([sign * (run[key] - other[key]) for run, other in both])
+                cells.append("" if row == base else f"{mean:+.3f} ± {half:.3f}")
+        lines.append(f"| {row} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Run what is missing, then write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -109,7 +129,9 @@ def main() -> None:
         f"Made by `{command}`; the recipe says what the rows are. {items} held-out pictures; mean ± half-width of the "
         f"95 % t-interval over seeds; chance is 0.100. Input noise of {', '.join(f'{n:g}' for n in NOISES)} and "
         f"learning rate of {', '.join(f'{r:g}' for r in bed.learning_rates)} chosen for each row on the validation "
-        f"pictures.\n\n{table(results, study.ceilings('test'))}\n\nSettings: `{json.dumps(asdict(study.settings))}`.\n"
+        f"pictures.\n\n{table(results, study.ceilings('test'))}\n\nDifferences of runs of the same seed (same first "
+        f"weights, same order of the text), mean ± half-width over seeds; more is better:\n\n{differences(results)}\n\n"
+        f"Settings: `{json.dumps(asdict(study.settings))}`.\n"
     )
     print("\n" + text)
     if whole:
