@@ -8,7 +8,8 @@ of 4 materials that nothing was trained on, neither recording nor text. The gene
 of the 20 real ones each is left out once, in five groups of four drawn by seed. Encoder (masked reconstruction) and
 all methods see the same training recordings. Every method that speaks uses the frozen language model of
 recipes/train_small_lm.py (`--small-lm`; made if it is not there) and takes the description of highest calibrated
-likelihood. Steps and learning rates are those of recipes/evaluate_pairwise.py; nothing was chosen on these tasks.
+likelihood. Learning rates are those of recipes/evaluate_pairwise.py, and the adapter takes as many steps as both
+stages; nothing was chosen on these tasks.
 
 Each run is one JSON file in `OUTPUT/results` and not run again; stopped, the study goes on where it was. Intervals are
 95 % bootstrap intervals over runs and recordings, both drawn anew. The table is printed and written to
@@ -346,9 +347,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/touch-study"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--encoder-steps", type=int, default=300)
-    parser.add_argument("--stage1-steps", type=int, default=400)
-    parser.add_argument("--stage2-steps", type=int, default=600)
-    parser.add_argument("--adapter-steps", type=int, default=1000)
+    parser.add_argument("--stage1-steps", type=int, default=200)
+    parser.add_argument("--stage2-steps", type=int, default=200)
+    parser.add_argument("--adapter-steps", type=int, default=400)
     parser.add_argument("--docs", type=Path, default=Path("docs/results"), help="folder that receives the table")
     arguments = parser.parse_args()
     arguments.sources = arguments.sources or ["generated", *(["biotac"] if arguments.biotac else [])]
@@ -373,8 +374,8 @@ def write_table(results: list[dict[str, Any]], arguments: argparse.Namespace) ->
         "batches of 32."
     )
     text = (
-        "# Material by touch\n\nMade by `python recipes/evaluate_touch.py`, which says what rows and tasks are. "
-        "Means over runs and held-out recordings with 95 % bootstrap intervals over both.\n\n"
+        f"# Material by touch\n\nMade by `python recipes/evaluate_touch.py --seeds {arguments.seeds}`, which says what "
+        "rows and tasks are. Means over runs and held-out recordings with 95 % bootstrap intervals over both.\n\n"
         f"{table(results)}\n\n{steps}\n"
     )
     arguments.docs.mkdir(parents=True, exist_ok=True)

@@ -45,7 +45,7 @@ def arguments(tmp_path):
     build_language_model(len(tokenizer)).save_pretrained(tmp_path / "lm")
     tokenizer.save_pretrained(tmp_path / "lm")
     steps = {"encoder_steps": 3, "stage1_steps": 2, "stage2_steps": 2, "adapter_steps": 30}
-    return argparse.Namespace(output=tmp_path / "study", small_lm=tmp_path / "lm", **steps)
+    return argparse.Namespace(output=tmp_path / "study", small_lm=tmp_path / "lm", seeds=1, **steps)
 
 
 @pytest.mark.slow
