@@ -151,7 +151,8 @@ def run_pairwise_row(row: str, seed: int, arguments: argparse.Namespace) -> dict
     own = EmbeddingStore.open(recipe.triples[0].stores["point"]).column("text")
     (pairs,) = [p for p in recipe.pairs if {p.source, p.target} == {"point", "text"}]
     known = EmbeddingStore.open(pairs.stores["point"]).column(pairs.text_column)
-    captions, between = (caption_tokens(recipe, arguments.small_lm, texts) for texts in (own, sorted(set(known))))
+    tokens = caption_tokens(recipe, arguments.small_lm, [*own, *sorted(set(known))])
+    captions, between = tokens[: len(own)], tokens[len(own) :]
     result["triples"] = evaluate_aligner(
         aligner, recipe.triples[0], unit, per_item=True, captions=captions, anchors=("text", between)
     )
