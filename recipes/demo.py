@@ -42,16 +42,17 @@ console = Console(width=120)
 
 
 def write_constant_stores(stores: dict[str, Path], output: Path) -> dict[str, Path]:
-    """Write what the blind row sees: for every picture and caption the same embedding, the mean of the pictures."""
+    """Write what the blind row sees: for every caption and picture the same embedding, the mean of the pictures."""
     images = EmbeddingStore.open(stores["images-train"])
     mean = np.asarray(images[:], np.float32).mean(0)
     mean /= np.linalg.norm(mean)
     paths = {}
-    for split in ("train", "test"):
-        of = EmbeddingStore.open(stores[f"images-{split}"])
+    # it trains on the captions that the other rows train on, not on those of the embedded pictures alone
+    for split, rows in (("train", "captions-train"), ("test", "images-test")):
+        of = EmbeddingStore.open(stores[rows])
         paths[split] = output / f"constant-{split}"
         if not (paths[split] / "manifest.json").exists():
-            with EmbeddingStoreWriter(paths[split], dim=of.dim, encoder=of.encoder) as writer:
+            with EmbeddingStoreWriter(paths[split], dim=images.dim, encoder=images.encoder) as writer:
                 writer.append(of.ids, np.repeat(mean[None], len(of), 0), {"text": of.column("text")})
     return paths
 
