@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pairwise_ablations import ABLATIONS, PAPER_ABLATIONS, leave_out
 from run_files import read_run, write_json
 
 from hf_modalbridge.evaluation import runs_interval
@@ -34,22 +35,10 @@ if TYPE_CHECKING:
 ROWS = {
     "blind": "language model alone: a soft prompt trained on the captions, no cloud",
     "adapter": "2-layer MLP adapter on pooled features, end to end",
-    "full": "pairwise, full",
-    "no_stage1": "without stage I",
-    "no_stage2": "without stage II",
-    "no_reconstruction": "without reconstruction (own and cross)",
-    "no_contrast": "without contrast",
-    "full_masks": "full masks instead of partial ones",
+    **ABLATIONS,
     "unpaired": "pictures and clouds never paired",
 }
-PAPER = {
-    "adapter": 53.2,
-    "full": 70.5,
-    "no_stage1": 47.3,
-    "no_stage2": 63.6,
-    "no_reconstruction": 4.1,
-    "no_contrast": 54.7,
-}
+PAPER = {"adapter": 53.2, **PAPER_ABLATIONS}
 """ModelNet40 accuracy of the paper's table 1 and ablations (arXiv 2605.21059)."""
 HOPS = (("text", "point"), ("point", "text"), ("text", "image"), ("image", "text"))
 """What joins pictures and clouds that were never paired."""
@@ -98,19 +87,9 @@ def recipe_values(row: str, seed: int, output: Path, arguments: argparse.Namespa
         if pair.get("active") is not None:
             pair["active"] = round(share * pair["active"])
         pair["stores"] = {name: str(arguments.stores / store) for name, store in pair["stores"].items()}
-        if row == "no_contrast":
-            pair["contrast"] = 0.0
-        if row == "no_reconstruction":  # the codes are compared only; decoders stay as they start until stage II
-            pair["cross"] = pair["backward"] = 0.0
-        if row == "full_masks":
-            pair["active"] = None
-    if row == "no_reconstruction":
-        for modality in (values["text"], *values["modalities"].values()):
-            modality["reconstruction"] = 0.0
+    leave_out(values, row)
     if row == "unpaired":
         values["pairs"] = [p for p in values["pairs"] if {p["source"], p["target"]} != {"point", "image"}]
-    values["stage1"]["skip"] = row == "no_stage1"
-    values["stage2"]["skip"] = row == "no_stage2"
 
     def held_out(store: str) -> str:
         return str(arguments.stores / store.replace("test", arguments.split))

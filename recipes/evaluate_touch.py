@@ -6,7 +6,8 @@
 Tasks, on recordings that nothing was trained on: the right one among the descriptions of 20 materials, and among those
 of 4 materials that nothing was trained on, neither recording nor text. The generated data have fixed unseen materials;
 of the 20 real ones each is left out once, in five groups of four drawn by seed. Encoder (masked reconstruction) and
-all methods see the same training recordings. Every method that speaks uses the frozen language model of
+all methods see the same training recordings. The route is also taken apart, except where materials are left out of the
+real ones (`pairwise_ablations.py`). Every method that speaks uses the frozen language model of
 recipes/train_small_lm.py (`--small-lm`; made if it is not there) and takes the description of highest calibrated
 likelihood. Learning rates are those of recipes/evaluate_pairwise.py, and the adapter takes as many steps as both
 stages; nothing was chosen on these tasks.
@@ -28,6 +29,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pairwise_ablations import ABLATIONS, leave_out
 from run_files import read_run, write_json
 from torch.nn import functional as F
 from transformers import AutoModel, AutoModelForCausalLM, AutoProcessor, AutoTokenizer
@@ -58,7 +60,7 @@ METHODS = {
     "probe_encoder": "linear probe, pre-trained encoder",
     "ridge": "ridge regression from the encoder onto mean token embeddings, nearest description",
     "adapter": "2-layer MLP adapter on the encoder, end to end",
-    "pairwise": "pairwise route, both stages",
+    **ABLATIONS,
 }
 TOWER = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 256}
 ENCODER = {**TOWER, "patch_samples": 20}
@@ -75,11 +77,17 @@ class Case:
         name: Of the data and the materials left out.
         train: Recordings with descriptions.
         tests: Held-out recordings by task, "20" or "4".
+        ablate: Whether the pairwise route is taken apart, too.
     """
 
     name: str
     train: TouchRecordings
     tests: dict[str, TouchRecordings]
+    ablate: bool = True
+
+    def methods(self) -> list[str]:
+        """Give what is measured, of `METHODS`."""
+        return [name for name in METHODS if self.ablate or name == "full" or name not in ABLATIONS]
 
 
 def brief(recordings: TouchRecordings) -> TouchRecordings:
@@ -124,7 +132,7 @@ def load_cases(arguments: argparse.Namespace) -> list[tuple[Case, int]]:
             left_out = set(names[4 * fold : 4 * fold + 4])
             seen = only(train_part, lambda name, left_out=left_out: name not in left_out)
             unseen = only(joined(train_part, test), lambda name, left_out=left_out: name in left_out)
-            runs.append((Case(f"biotac-without-{fold}", seen, {"4": unseen}), fold))
+            runs.append((Case(f"biotac-without-{fold}", seen, {"4": unseen}, ablate=False), fold))
     return sorted(runs, key=lambda run: run[1])
 
 
@@ -240,10 +248,12 @@ def adapter(case: Case, made: dict[str, Any], seed: int, arguments: argparse.Nam
     return choose(model.eval(), processor, case, features)
 
 
-def pairwise(case: Case, made: dict[str, Any], seed: int, arguments: argparse.Namespace) -> dict[str, list[float]]:
-    """Train both stages of the pairwise route on the same pairs."""
-    folder = made["folder"] / "pairwise"
-    values = {
+def pairwise(
+    row: str, case: Case, made: dict[str, Any], seed: int, arguments: argparse.Namespace
+) -> dict[str, list[float]]:
+    """Train the pairwise route, or what an ablation leaves of it, on the same pairs."""
+    folder = made["folder"] / row
+    values: dict[str, Any] = {
         "output_dir": str(folder),
         "language_model": {"id": str(arguments.small_lm), "dtype": "float32", "attn_implementation": "eager"},
         "text": {"num_tokens": TEXT_TOKENS},
@@ -258,6 +268,7 @@ def pairwise(case: Case, made: dict[str, Any], seed: int, arguments: argparse.Na
         "stage1": {"loop": loop_values(arguments.stage1_steps, seed)},
         "stage2": {"loop": loop_values(arguments.stage2_steps, seed), "questions": []},
     }
+    leave_out(values, row)
     model_dir = run_pairwise(build_config(PairwiseRecipe, values))["stage2"].model_dir
     model, processor = AutoModel.from_pretrained(model_dir), AutoProcessor.from_pretrained(model_dir)
     features = {task: np.asarray(made["stores"]["trained", task][:], np.float32) for task in case.tests}
@@ -287,7 +298,7 @@ def run_case(case: Case, seed: int, arguments: argparse.Namespace) -> list[dict[
     """Give the numbers of all methods on a case, from files where they were measured before."""
     results, made = [], None
     steps = [arguments.encoder_steps, arguments.stage1_steps, arguments.stage2_steps, arguments.adapter_steps]
-    for method in METHODS:
+    for method in case.methods():
         path = arguments.output / "results" / f"{case.name}-seed{seed}-{method}.json"
         result = read_run(path, steps)
         if result is None:
@@ -297,8 +308,10 @@ def run_case(case: Case, seed: int, arguments: argparse.Namespace) -> list[dict[
                 found = probe(case, made, method)
             elif method == "ridge":
                 found = ridge(case, made, arguments.small_lm)
+            elif method == "adapter":
+                found = adapter(case, made, seed, arguments)
             else:
-                found = {"adapter": adapter, "pairwise": pairwise}[method](case, made, seed, arguments)
+                found = pairwise(method, case, made, seed, arguments)
             result = {"case": case.name, "seed": seed, "method": method, "correct": found, "settings": steps}
             write_json(path, result)
             said = ", ".join(f"{task}-way {np.mean(values):.3f}" for task, values in found.items())

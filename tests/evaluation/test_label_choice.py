@@ -4,27 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
-from tiny_world import DIM, build_language_model, build_tokenizer
+from tiny_world import DIM
 
-from hf_modalbridge import ModalBridgeForConditionalGeneration
 from hf_modalbridge.evaluation import CaptionScorer, label_choice
 
 ANSWERS = ["chair", "table", "lamp", "a red chair"]
 LABELS = ["chair", "lamp", "chair", "table", "lamp"]
-
-
-@pytest.fixture(scope="module")
-def bridge():
-    tokenizer = build_tokenizer()
-    fields = {"embedding_dim": DIM, "num_tokens": 2, "placeholder_token": "<image>"}
-    model, processor = ModalBridgeForConditionalGeneration.from_components(
-        language_model=build_language_model(len(tokenizer)), tokenizer=tokenizer, modalities={"image": fields}
-    )
-    with torch.no_grad():  # loud enough for the items to matter
-        for parameter in model.parameters():
-            parameter.mul_(3 if parameter.ndim > 1 else 1)
-    return model, processor
 
 
 @pytest.fixture(scope="module")

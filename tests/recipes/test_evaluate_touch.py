@@ -57,6 +57,7 @@ def test_all_methods_are_measured_once(recipe, arguments, monkeypatch):
     )
     results = {r["method"]: r["correct"] for r in recipe.run_case(case, 0, arguments)}
     assert results.keys() == recipe.METHODS.keys()
+    assert set(recipe.ABLATIONS) <= results.keys()
     for method, found in results.items():
         assert {task: len(values) for task, values in found.items()} == (
             {"20": 12} if method.startswith("probe") else {"20": 12, "4": 8}
@@ -91,6 +92,7 @@ def test_groups_of_materials_are_left_out_once_each(recipe, tmp_path):
     left_out = [set(case.tests["4"].materials) for case in folds]
     assert [len(group) for group in left_out] == [4] * 5 and set().union(*left_out) == set(names)
     for case in folds:
+        assert "full" in case.methods() and "no_stage1" not in case.methods()
         assert not set(case.train.materials) & set(case.tests["4"].materials) and len(case.train) == 16
         assert not set(case.train.descriptions) & set(case.tests["4"].descriptions)
     assert cases[0][0].train.descriptions[3] == "m03: Long text of many words that goes on and on"
