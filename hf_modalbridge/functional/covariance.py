@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hf_modalbridge.functional.moments import Moments
+from hf_modalbridge.functional.moments import MergingMoments, Moments
 
 __all__ = ["CovarianceMoments", "symmetric_power"]
 
 
 @dataclass
-class CovarianceMoments:
+class CovarianceMoments(MergingMoments):
     """Count, mean and comoment (sum of outer products of deviations) of rows, all in float64.
 
     Parts merge by the pairwise formula of Chan, Golub and LeVeque, as `Moments` do; memory is dim x dim.
@@ -24,43 +24,15 @@ class CovarianceMoments:
         comoment: `(dim, dim)` float64, sum over the rows of (row - mean)(row - mean)^T.
     """
 
-    count: int
-    mean: Tensor
     comoment: Tensor
 
-    @classmethod
-    def empty(cls, dim: int) -> CovarianceMoments:
-        """Give the moments of no rows.
-
-        Args:
-            dim: Width of the rows.
-
-        Returns:
-            Moments that any others can be merged into.
-        """
-        return cls(0, torch.zeros(dim, dtype=torch.float64), torch.zeros(dim, dim, dtype=torch.float64))
-
-    @classmethod
-    def of(cls, rows: Tensor) -> CovarianceMoments:
-        """Compute the moments of one block of rows.
-
-        Args:
-            rows: `(n, dim)`.
-
-        Returns:
-            Their moments.
-        """
-        if not len(rows):
-            return cls.empty(rows.shape[-1])
-        rows = rows.detach().to("cpu", torch.float64)
-        mean = rows.mean(0)
-        centred = rows - mean
-        return cls(len(rows), mean, centred.T @ centred)
+    @staticmethod
+    def _squares(deviations: Tensor) -> Tensor:
+        return deviations.T @ deviations
 
     @property
-    def dim(self) -> int:
-        """Width of the rows."""
-        return self.mean.shape[0]
+    def _kept(self) -> Tensor:
+        return self.comoment
 
     @property
     def covariance(self) -> Tensor:
@@ -83,45 +55,6 @@ class CovarianceMoments:
             Moments of width `stop - start`.
         """
         return CovarianceMoments(self.count, self.mean[start:stop], self.comoment[start:stop, start:stop])
-
-    def update(self, rows: Tensor) -> CovarianceMoments:
-        """Add a block of rows in place.
-
-        Args:
-            rows: `(n, dim)`.
-
-        Returns:
-            This object.
-        """
-        merged = self.merge(CovarianceMoments.of(rows))
-        self.count, self.mean, self.comoment = merged.count, merged.mean, merged.comoment
-        return self
-
-    def merge(self, other: CovarianceMoments) -> CovarianceMoments:
-        """Combine the moments of two disjoint sets of rows.
-
-        Args:
-            other: Moments of the same width.
-
-        Returns:
-            The moments of both sets together.
-
-        Raises:
-            ValueError: If the widths differ.
-        """
-        if self.dim != other.dim:
-            raise ValueError(
-                f"cannot merge covariances of width {self.dim} and {other.dim}: they come from different "
-                "encoders. Fit on embeddings of one encoder."
-            )
-        if not self.count or not other.count:
-            kept = self if self.count else other
-            return CovarianceMoments(kept.count, kept.mean.clone(), kept.comoment.clone())
-        count = self.count + other.count
-        delta = other.mean - self.mean
-        mean = self.mean + delta * (other.count / count)
-        comoment = (self.comoment + other.comoment).addr_(delta, delta, alpha=self.count * other.count / count)
-        return CovarianceMoments(count, mean, comoment)
 
 
 def symmetric_power(matrix: Tensor, power: float, floor: float = 0.0) -> Tensor:

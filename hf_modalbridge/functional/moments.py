@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -11,24 +12,28 @@ __all__ = ["Moments"]
 
 
 @dataclass
-class Moments:
-    """Count, mean and sum of squared deviations of rows, all in float64.
+class MergingMoments:
+    """Count and mean of rows, and a sum of squares of their deviations, all in float64.
 
     Parts merge by the pairwise formula of Chan, Golub and LeVeque, so a set that was gathered in any parts,
     in any order, on any number of machines, has the same statistics to rounding of float64.
-
-    Attributes:
-        count: Number of rows.
-        mean: `(dim,)` float64.
-        sq: Sum over the rows of ||row - mean||^2.
     """
 
     count: int
     mean: Tensor
-    sq: float
+
+    @staticmethod
+    def _squares(deviations: Tensor) -> Any:
+        """Sum the squares of rows of deviations `(n, dim)`, in the form that the class keeps."""
+        raise NotImplementedError
+
+    @property
+    def _kept(self) -> Any:
+        """The sum of squares that the object holds."""
+        raise NotImplementedError
 
     @classmethod
-    def empty(cls, dim: int) -> Moments:
+    def empty(cls, dim: int) -> Self:
         """Give the moments of no rows.
 
         Args:
@@ -37,10 +42,10 @@ class Moments:
         Returns:
             Moments that any others can be merged into.
         """
-        return cls(0, torch.zeros(dim, dtype=torch.float64), 0.0)
+        return cls.of(torch.zeros(0, dim))
 
     @classmethod
-    def of(cls, rows: Tensor) -> Moments:
+    def of(cls, rows: Tensor) -> Self:
         """Compute the moments of one block of rows.
 
         Args:
@@ -49,37 +54,16 @@ class Moments:
         Returns:
             Their moments.
         """
-        if not len(rows):
-            return cls.empty(rows.shape[-1])
         rows = rows.detach().to("cpu", torch.float64)
-        mean = rows.mean(0)
-        return cls(len(rows), mean, float((rows - mean).square().sum()))
-
-    @classmethod
-    def of_unit_sum(cls, total: Tensor, count: int) -> Moments:
-        """Compute the moments of unit rows from their sum alone: sum ||x - mu||^2 = n (1 - ||mu||^2).
-
-        Args:
-            total: Sum `(dim,)` of the rows, float64.
-            count: Number of rows, at least one.
-
-        Returns:
-            Their moments.
-        """
-        mean = total.double() / count
-        return cls(count, mean, count * max(0.0, 1.0 - float(mean @ mean)))
+        mean = rows.sum(0) / max(len(rows), 1)
+        return cls(len(rows), mean, cls._squares(rows - mean))  # type: ignore[call-arg]
 
     @property
     def dim(self) -> int:
         """Width of the rows."""
         return self.mean.shape[0]
 
-    @property
-    def trace(self) -> float:
-        """Trace of the covariance, mean ||row - mean||^2 (divided by n, not n - 1); nan without rows."""
-        return self.sq / self.count if self.count else float("nan")
-
-    def update(self, rows: Tensor) -> Moments:
+    def update(self, rows: Tensor) -> Self:
         """Add a block of rows in place.
 
         Args:
@@ -88,11 +72,10 @@ class Moments:
         Returns:
             This object.
         """
-        merged = self.merge(Moments.of(rows))
-        self.count, self.mean, self.sq = merged.count, merged.mean, merged.sq
+        vars(self).update(vars(self.merge(self.of(rows))))
         return self
 
-    def merge(self, other: Moments) -> Moments:
+    def merge(self, other: Self) -> Self:
         """Combine the moments of two disjoint sets of rows.
 
         Args:
@@ -109,11 +92,51 @@ class Moments:
                 f"cannot merge statistics of width {self.dim} and {other.dim}: they come from different "
                 "encoders. Fit on embeddings of one encoder."
             )
-        if not self.count or not other.count:
-            kept = self if self.count else other
-            return Moments(kept.count, kept.mean.clone(), kept.sq)
         count = self.count + other.count
         delta = other.mean - self.mean
-        mean = self.mean + delta * (other.count / count)
-        sq = self.sq + other.sq + float(delta @ delta) * self.count * other.count / count
-        return Moments(count, mean, sq)
+        mean = self.mean + delta * (other.count / max(count, 1))
+        between = self._squares(delta[None]) * (self.count * other.count / max(count, 1))
+        return type(self)(count, mean, self._kept + other._kept + between)  # type: ignore[call-arg]
+
+
+@dataclass
+class Moments(MergingMoments):
+    """Count, mean and sum of squared deviations of rows, all in float64.
+
+    Parts merge by the pairwise formula of Chan, Golub and LeVeque, so a set that was gathered in any parts,
+    in any order, on any number of machines, has the same statistics to rounding of float64.
+
+    Attributes:
+        count: Number of rows.
+        mean: `(dim,)` float64.
+        sq: Sum over the rows of ||row - mean||^2.
+    """
+
+    sq: float
+
+    @staticmethod
+    def _squares(deviations: Tensor) -> float:
+        return float(deviations.square().sum())
+
+    @property
+    def _kept(self) -> float:
+        return self.sq
+
+    @classmethod
+    def of_unit_sum(cls, total: Tensor, count: int) -> Moments:
+        """Compute the moments of unit rows from their sum alone: sum ||x - mu||^2 = n (1 - ||mu||^2).
+
+        Args:
+            total: Sum `(dim,)` of the rows, float64.
+            count: Number of rows, at least one.
+
+        Returns:
+            Their moments.
+        """
+        mean = total.double() / count
+        return cls(count, mean, count * max(0.0, 1.0 - float(mean @ mean)))
+
+    @property
+    def trace(self) -> float:
+        """Trace of the covariance, mean ||row - mean||^2 (divided by n, not n - 1); nan without rows."""
+        return self.sq / self.count if self.count else float("nan")
