@@ -15,7 +15,7 @@ from hf_modalbridge.corrections.aniso_networks import RefinementNet
 from hf_modalbridge.corrections.base import Correction
 from hf_modalbridge.corrections.streams import BATCH_ROWS, Embeddings, RowStream
 from hf_modalbridge.functional.aniso_bound import block_move_bound, cosine_change_bound, paper_cosine_change_bound
-from hf_modalbridge.functional.block_polar import block_directions, radial_transfer
+from hf_modalbridge.functional.block_polar import block_directions, radial_transfer, turned
 from hf_modalbridge.functional.frame import orthogonal_complement
 from hf_modalbridge.functional.geometry import normalize_rows
 from hf_modalbridge.functional.phase_graph import PhaseGraph
@@ -40,6 +40,15 @@ class StartState(NamedTuple):
     cosine: Tensor
     sine: Tensor
     v: Tensor
+
+
+class _Product(NamedTuple):
+    """e0 = offset + scale y, and y weight + bias = [c0, what the first layer reads of v0] for unit rows y."""
+
+    scale: Tensor  # (dim,)
+    offset: Tensor  # (dim,)
+    weight: Tensor  # (dim, 2 m + width)
+    bias: Tensor  # (2 m + width,)
 
 
 class AnisoAlign(Correction):
@@ -229,20 +238,25 @@ class AnisoAlign(Correction):
         Returns:
             The turns theta^ - theta0 `(n, m)` before wrapping, rho^ `(n, m)` and v^ `(n, dim)`.
         """
-        config = self.config
         sine, cosine, log_rho = state.sine, state.cosine, self.standard_log(state.rho)
         turn, stretch, rest = self.refinement.refine(sine, cosine, log_rho, state.v)
-        frame = self.frame.to(rest.dtype)
         if project:
-            rest = orthogonal_complement(rest, frame)
+            rest = orthogonal_complement(rest, self.frame.to(rest.dtype))
+        turn, rho, moved = self._bounded(state.rho, turn, stretch, rest)
+        return turn, rho, state.v + moved
+
+    def _bounded(self, rho: Tensor, turn: Tensor, stretch: Tensor, rest: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Bound what the network says: a_theta tanh(dtheta), rho^, and a_v tanh(dv_V)."""
+        config = self.config
         if config.v_norm == "clip":
             lengths = torch.linalg.vector_norm(rest, dim=-1, keepdim=True)
             moved = rest * (config.v_bound / lengths.clamp_min(1e-12)).clamp_max(1.0)
         else:
-            moved = config.v_bound / self.dim**0.5 * rest.tanh()
+            length = config.v_bound / self.dim**0.5
+            moved = rest.tanh() * length if rest.requires_grad else rest.tanh_().mul_(length)
         if config.reproject:
-            moved = orthogonal_complement(moved, frame)
-        return config.a_theta * turn.tanh(), state.rho * (config.a_rho * stretch.tanh()).exp(), state.v + moved
+            moved = orthogonal_complement(moved, self.frame.to(moved.dtype))
+        return config.a_theta * turn.tanh(), rho * (config.a_rho * stretch.tanh()).exp(), moved
 
     def compose(self, state: StartState, turn: Tensor, rho: Tensor, v: Tensor) -> Tensor:
         """Compute Q_U c(rho, theta0 + turn) + v, not normalised.
@@ -256,11 +270,7 @@ class AnisoAlign(Correction):
         Returns:
             `(n, dim)`.
         """
-        cosine, sine = turn.cos(), turn.sin()
-        c = torch.cat(
-            [rho * (state.cosine * cosine - state.sine * sine), rho * (state.sine * cosine + state.cosine * sine)],
-            dim=-1,
-        )
+        c = turned(rho, state.cosine, state.sine, turn)
         return torch.addmm(v, c, self.frame.to(c.dtype).T)
 
     def initial(self, source: Tensor) -> Tensor:
@@ -331,21 +341,50 @@ class AnisoAlign(Correction):
         """
         return (rho.log() - self.log_rho_mean.to(rho.dtype)) / self.log_rho_std.to(rho.dtype)
 
-    def _refined(self, rows: Tensor) -> Tensor:
-        """Compute e' before its normalisation from unit rows."""
+    def _refined(self, rows: Tensor, product: _Product | None = None) -> Tensor:
+        """Compute e' before its normalisation from unit rows; `product` spares making it again."""
+        product = product or self._one_product(rows.dtype)
+        if product is not None:
+            return self._refined_from_product(rows, product)
         state = self.initialise(rows)
         if not self.config.needs_refinement:
             return self.compose(state, torch.zeros_like(state.rho), state.rho, state.v)
         return self.compose(state, *self.refine(state))
 
+    def _one_product(self, dtype: torch.dtype) -> _Product | None:
+        """Join what is linear in a row, c0 = Q^T e0 and what the first layer reads of v0 = e0 - Q c0.
+
+        Returns:
+            The product; None if the start is not linear in a row, or nothing is refined.
+        """
+        if self.config.start != "realign" or not self.config.needs_refinement:
+            return None
+        frame, scale = self.frame.to(dtype), self.start_scale.to(dtype)
+        offset = self.target_mean.to(dtype) - scale * self.source_mean.to(dtype)
+        joined = torch.cat([frame, orthogonal_complement(self.refinement.reads_v(dtype), frame).T], dim=-1)
+        bias = torch.cat([frame.new_zeros(frame.shape[1]), self.refinement.bias_0.to(dtype)])
+        return _Product(scale, offset, scale[:, None] * joined, offset @ joined + bias)
+
+    def _refined_from_product(self, rows: Tensor, product: _Product) -> Tensor:
+        """Compute what `refine` and `compose` do in two thirds of the time: v0 itself is never needed."""
+        frame = self.frame.to(rows.dtype)
+        read = torch.addmm(product.bias, rows, product.weight)
+        inside, read = read[:, : frame.shape[1]], read[:, frame.shape[1] :]
+        rho, cosine, sine = block_directions(inside)
+        raw = self.refinement.refine_from(sine, cosine, self.standard_log(rho), read)
+        turn, moved_rho, moved = self._bounded(rho, *raw)
+        change = turned(moved_rho, cosine, sine, turn) - inside
+        start = torch.addcmul(product.offset, product.scale, rows)
+        return start.add_(moved).addmm_(change, frame.T)  # e0 + dv_V + Q (c^ - c0)
+
     def _transform(self, source: Tensor, out: Tensor | None = None) -> Tensor:
         shift = (self.target_mean - self.drift_mean).to(source.dtype)
-
         if source.requires_grad or source.is_meta or torch.compiler.is_compiling():
             return normalized_affine(self._refined(normalize_rows(source)), 1.0, shift)  # N(e' - mu^ + mu_i)
         result = torch.empty_like(source) if out is None else out
+        product = self._one_product(source.dtype)
         for rows, moved in zip(source.split(_APPLY_ROWS), result.split(_APPLY_ROWS), strict=True):
-            normalized_affine(self._refined(normalize_rows(rows)), 1.0, shift, moved)
+            normalized_affine(self._refined(normalize_rows(rows, out=moved), product), 1.0, shift, moved)
         return result
 
 

@@ -24,6 +24,9 @@ class Mlp(nn.Module):
         sizes: Widths from input to output.
     """
 
+    weight_0: Tensor
+    bias_0: Tensor
+
     def __init__(self, sizes: list[int]) -> None:
         super().__init__()
         self.layers = len(sizes) - 1
@@ -52,11 +55,23 @@ class Mlp(nn.Module):
         Returns:
             `(n, out)`.
         """
-        for i in range(self.layers):
-            x = F.linear(x, getattr(self, f"weight_{i}").to(x.dtype), getattr(self, f"bias_{i}").to(x.dtype))
-            if i + 1 < self.layers:
-                x = F.silu(x, inplace=not x.requires_grad)
+        return self.finish(self._layer(0, x))
+
+    def finish(self, x: Tensor) -> Tensor:
+        """Compute what follows the first layer.
+
+        Args:
+            x: What the first layer gave, before its activation; overwritten where no gradient is wanted.
+
+        Returns:
+            `(n, out)`.
+        """
+        for i in range(1, self.layers):
+            x = self._layer(i, F.silu(x, inplace=not x.requires_grad))
         return x
+
+    def _layer(self, i: int, x: Tensor) -> Tensor:
+        return F.linear(x, getattr(self, f"weight_{i}").to(x.dtype), getattr(self, f"bias_{i}").to(x.dtype))
 
 
 class ScoreNet(Mlp):
@@ -131,7 +146,35 @@ class RefinementNet(Mlp):
         Returns:
             dtheta `(n, m)`, drho `(n, m)`, dv `(n, dim)`.
         """
-        out = self(torch.cat([sine, cosine, log_rho, v * math.sqrt(self.dim)], dim=-1))
+        return self._parts(self(torch.cat([sine, cosine, log_rho, v * math.sqrt(self.dim)], dim=-1)))
+
+    def refine_from(self, sine: Tensor, cosine: Tensor, log_rho: Tensor, read: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Compute the raw refinements where the first layer has read v0 already.
+
+        Args:
+            sine: sin theta0 `(n, m)`.
+            cosine: cos theta0 `(n, m)`.
+            log_rho: Standardised log radii `(n, m)`.
+            read: v0 @ `reads_v`^T plus the first layer's bias, `(n, width)`.
+
+        Returns:
+            As `refine`.
+        """
+        weight = self.weight_0[:, : 3 * self.blocks].to(read.dtype)
+        return self._parts(self.finish(torch.addmm(read, torch.cat([sine, cosine, log_rho], dim=-1), weight.T)))
+
+    def reads_v(self, dtype: torch.dtype) -> Tensor:
+        """Give what the first layer multiplies v0 by.
+
+        Args:
+            dtype: Of the result.
+
+        Returns:
+            `(width, dim)`.
+        """
+        return self.weight_0[:, 3 * self.blocks :].to(dtype) * math.sqrt(self.dim)
+
+    def _parts(self, out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         theta, rho, rest = out.split([self.blocks, self.blocks, self.dim], dim=-1)
         return theta, rho, rest
 

@@ -9,7 +9,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["POLAR_EPS", "block_cartesian", "block_directions", "block_polar", "quantile_knots", "radial_transfer"]
+__all__ = [
+    "POLAR_EPS",
+    "block_cartesian",
+    "block_directions",
+    "block_polar",
+    "quantile_knots",
+    "radial_transfer",
+    "turned",
+]
 
 # The paper's eps has no value. It only keeps log rho finite; a larger one would shift the radii themselves.
 POLAR_EPS = 1e-12
@@ -55,6 +63,22 @@ def block_cartesian(rho: Tensor, theta: Tensor) -> Tensor:
         `(..., 2 m)`.
     """
     return torch.cat([rho * theta.cos(), rho * theta.sin()], dim=-1)
+
+
+def turned(rho: Tensor, cosine: Tensor, sine: Tensor, turn: Tensor) -> Tensor:
+    """Compute c(rho, theta + turn) from cos theta and sin theta, by the sums of angles.
+
+    Args:
+        rho: Radii `(..., m)`.
+        cosine: cos theta `(..., m)`.
+        sine: sin theta `(..., m)`.
+        turn: rad, `(..., m)`.
+
+    Returns:
+        `(..., 2 m)`.
+    """
+    across, along = turn.cos(), turn.sin()
+    return torch.cat([rho * (cosine * across - sine * along), rho * (sine * across + cosine * along)], dim=-1)
 
 
 def quantile_knots(values: Tensor, count: int) -> Tensor:
