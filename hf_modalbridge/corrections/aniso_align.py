@@ -23,7 +23,8 @@ from hf_modalbridge.functional.realign import normalized_affine
 
 __all__ = ["AnisoAlign", "StartState"]
 
-_APPLY_ROWS = 1024  # rows at once: enough for the matrix products, and small beside the memory of the result
+_THREAD_ROWS = 1024  # rows at once for each thread: enough for the matrix products, and their memory stays in the cache
+_MOST_ROWS = 16_384  # at once, so that memory is small beside the result's
 
 
 class StartState(NamedTuple):
@@ -383,7 +384,8 @@ class AnisoAlign(Correction):
             return normalized_affine(self._refined(normalize_rows(source)), 1.0, shift)  # N(e' - mu^ + mu_i)
         result = torch.empty_like(source) if out is None else out
         product = self._one_product(source.dtype)
-        for rows, moved in zip(source.split(_APPLY_ROWS), result.split(_APPLY_ROWS), strict=True):
+        size = min(_THREAD_ROWS * torch.get_num_threads(), _MOST_ROWS) if source.device.type == "cpu" else _MOST_ROWS
+        for rows, moved in zip(source.split(size), result.split(size), strict=True):
             normalized_affine(self._refined(normalize_rows(rows, out=moved), product), 1.0, shift, moved)
         return result
 
