@@ -386,8 +386,11 @@ def write_table(results: list[dict[str, Any]], arguments: argparse.Namespace) ->
         f"{arguments.adapter_steps} steps; pairwise route {arguments.stage1_steps} and {arguments.stage2_steps} steps; "
         "batches of 32."
     )
+    command = f"python recipes/evaluate_touch.py --seeds {arguments.seeds}"
+    if any(result["case"].startswith("biotac") for result in results):
+        command += " --biotac FILE"
     text = (
-        f"# Material by touch\n\nMade by `python recipes/evaluate_touch.py --seeds {arguments.seeds}`, which says what "
+        f"# Material by touch\n\nMade by `{command}`, which says what "
         "rows and tasks are. Means over runs and held-out recordings with 95 % bootstrap intervals over both.\n\n"
         f"{table(results)}\n\n{steps}\n"
     )
