@@ -22,8 +22,6 @@ from __future__ import annotations
 import argparse
 import shutil
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +30,12 @@ import torch
 from pairwise_ablations import ABLATIONS, leave_out
 from run_files import read_run, write_json
 from torch.nn import functional as F
+from touch_cases import Case, load_cases
 from transformers import AutoModel, AutoModelForCausalLM, AutoProcessor, AutoTokenizer
 
 from hf_modalbridge.data import BridgeCollator, CaptionDataset
 from hf_modalbridge.data.embed_tokens import embed_tokens
-from hf_modalbridge.data.recordings import TouchRecordings, load_biotac
-from hf_modalbridge.demo.touch import load_touch
+from hf_modalbridge.data.recordings import TouchRecordings
 from hf_modalbridge.encoders import (
     TactileEncoder,
     TactileEncoderConfig,
@@ -69,84 +67,9 @@ ACTIVE = 50  # of the code's 64 channels are shared with text, about the paper's
 TEXT_TOKENS = 12
 
 
-@dataclass
-class Case:
-    """What is trained on and what is measured.
-
-    Args:
-        name: Of the data and the materials left out.
-        train: Recordings with descriptions.
-        tests: Held-out recordings by task, "20" or "4".
-        ablate: Whether the pairwise route is taken apart, too.
-    """
-
-    name: str
-    train: TouchRecordings
-    tests: dict[str, TouchRecordings]
-    ablate: bool = True
-
-    def methods(self) -> list[str]:
-        """Give what is measured, of `METHODS`."""
-        return [name for name in METHODS if self.ablate or name == "full" or name not in ABLATIONS]
-
-
-def brief(recordings: TouchRecordings) -> TouchRecordings:
-    """Shorten descriptions to the material's name and ten words of the first sentence: the model reads 32 tokens."""
-    texts = [
-        f"{name.lower()}: {' '.join(text.split('. ')[0].split()[:10])}"
-        for name, text in zip(recordings.materials, recordings.descriptions, strict=True)
-    ]
-    return TouchRecordings(recordings.ids, recordings.values, recordings.materials, texts)
-
-
-def only(recordings: TouchRecordings, keep: Callable[[str], bool]) -> TouchRecordings:
-    """Keep the recordings of some materials."""
-    rows = [i for i, name in enumerate(recordings.materials) if keep(name)]
-    parts = (recordings.ids, recordings.materials, recordings.descriptions)
-    ids, materials, descriptions = ([part[i] for i in rows] for part in parts)
-    return TouchRecordings(ids, recordings.values[rows], materials, descriptions)
-
-
-def joined(*parts: TouchRecordings) -> TouchRecordings:
-    """Join recordings."""
-    return TouchRecordings(
-        [i for part in parts for i in part.ids],
-        np.concatenate([part.values for part in parts]),
-        [m for part in parts for m in part.materials],
-        [d for part in parts for d in part.descriptions],
-    )
-
-
-def load_cases(arguments: argparse.Namespace) -> list[tuple[Case, int]]:
-    """Read or generate the data; gives each case with its seed, so ordered that the table fills evenly."""
-    runs: list[tuple[Case, int]] = []
-    if "generated" in arguments.sources:
-        train_part, test, unseen = (cached_touch(split, arguments.output) for split in ("train", "test", "unseen"))
-        case = Case("generated", train_part, {"20": test, "4": unseen})
-        runs += [(case, seed) for seed in range(arguments.seeds)]
-    if "biotac" in arguments.sources:
-        train_part, test = (brief(load_biotac(arguments.biotac, split)) for split in ("train", "test"))
-        runs += [(Case("biotac-all", train_part, {"20": test}), seed) for seed in range(arguments.seeds)]
-        names = np.random.default_rng(0).permutation(sorted(set(train_part.materials))).tolist()
-        for fold in range(5):
-            left_out = set(names[4 * fold : 4 * fold + 4])
-            seen = only(train_part, lambda name, left_out=left_out: name not in left_out)
-            unseen = only(joined(train_part, test), lambda name, left_out=left_out: name in left_out)
-            runs.append((Case(f"biotac-without-{fold}", seen, {"4": unseen}, ablate=False), fold))
-    return sorted(runs, key=lambda run: run[1])
-
-
-def cached_touch(split: str, output: Path) -> TouchRecordings:
-    """Generate a split once."""
-    path = output / "generated" / f"{split}.npz"
-    if not path.exists():
-        made = load_touch(split)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(path, ids=made.ids, values=made.values, materials=made.materials, descriptions=made.descriptions)
-    with np.load(path, allow_pickle=False) as arrays:
-        lists = (arrays[key].tolist() for key in ("ids", "materials", "descriptions"))
-        ids, materials, descriptions = lists
-        return TouchRecordings(ids, arrays["values"], materials, descriptions)
+def methods_of(case: Case) -> list[str]:
+    """Give what is measured on a case, of `METHODS`."""
+    return [name for name in METHODS if case.ablate or name == "full" or name not in ABLATIONS]
 
 
 def prepare(case: Case, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -298,7 +221,7 @@ def run_case(case: Case, seed: int, arguments: argparse.Namespace) -> list[dict[
     """Give the numbers of all methods on a case, from files where they were measured before."""
     results, made = [], None
     steps = [arguments.encoder_steps, arguments.stage1_steps, arguments.stage2_steps, arguments.adapter_steps]
-    for method in case.methods():
+    for method in methods_of(case):
         path = arguments.output / "results" / f"{case.name}-seed{seed}-{method}.json"
         result = read_run(path, steps)
         if result is None:

@@ -92,7 +92,7 @@ def test_groups_of_materials_are_left_out_once_each(recipe, tmp_path):
     left_out = [set(case.tests["4"].materials) for case in folds]
     assert [len(group) for group in left_out] == [4] * 5 and set().union(*left_out) == set(names)
     for case in folds:
-        assert "full" in case.methods() and "no_stage1" not in case.methods()
+        assert "full" in recipe.methods_of(case) and "no_stage1" not in recipe.methods_of(case)
         assert not set(case.train.materials) & set(case.tests["4"].materials) and len(case.train) == 16
         assert not set(case.train.descriptions) & set(case.tests["4"].descriptions)
     assert cases[0][0].train.descriptions[3] == "m03: Long text of many words that goes on and on"
