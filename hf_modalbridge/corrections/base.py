@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, Self
 
 import torch
@@ -179,13 +180,14 @@ class Correction(SavedCorrection):
             source: `(n, dim)` floating point; rows are normalised first.
 
         Returns:
-            Unit rows `(n, dim)` in the dtype of `source`, computed in float32 or better.
+            Unit rows `(n, dim)` in the dtype of `source`, computed in float32 or better, under autocast too.
 
         Raises:
             ValueError: If the width is wrong, or a row is not finite or zero.
         """
         rows = self._enter(source, "source embeddings")
-        return self._transform(rows, _own_memory(rows, source)).to(source.dtype)
+        with _no_autocast(rows):
+            return self._transform(rows, _own_memory(rows, source)).to(source.dtype)
 
     def _transform(self, source: Tensor, out: Tensor | None = None) -> Tensor:
         """Correct checked rows, float32 or float64; `out` is memory for the result or None."""
@@ -198,13 +200,14 @@ class Correction(SavedCorrection):
             target: `(n, dim)` floating point.
 
         Returns:
-            Unit rows `(n, dim)` in the dtype of `target`.
+            Unit rows `(n, dim)` in the dtype of `target`, computed in float32 or better, under autocast too.
 
         Raises:
             ValueError: If the width is wrong, or a row is not finite or zero.
         """
         rows = self._enter(target, "target embeddings")
-        return self._transform_target(rows, _own_memory(rows, target)).to(target.dtype)
+        with _no_autocast(rows):
+            return self._transform_target(rows, _own_memory(rows, target)).to(target.dtype)
 
     def _transform_target(self, target: Tensor, out: Tensor | None = None) -> Tensor:
         return normalize_rows(target, out=out)
@@ -223,7 +226,8 @@ class Correction(SavedCorrection):
             ValueError: As for `forward`.
         """
         transform = self._transform if side == "source" else self._transform_target
-        return transform(self._enter(rows, f"{side} embeddings"), rows)
+        with _no_autocast(rows):
+            return transform(self._enter(rows, f"{side} embeddings"), rows)
 
     def standardize(self, z: Tensor) -> Tensor:
         """Give a connector its input: (z - output_mean) * sqrt(dim / output_trace).
@@ -322,3 +326,11 @@ def _own_memory(rows: Tensor, given: Tensor) -> Tensor | None:
     New memory for each intermediate result costs more than the arithmetic.
     """
     return rows if rows is not given and not rows.requires_grad else None
+
+
+def _no_autocast(rows: Tensor) -> AbstractContextManager[object]:
+    """Keep a training loop's autocast from doing a correction's products in bfloat16."""
+    kind = rows.device.type
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        return torch.autocast(kind, enabled=False)
+    return nullcontext()

@@ -182,6 +182,15 @@ def test_dtype_in_is_dtype_out(name, dtype):
 
 
 @every
+def test_autocast_changes_nothing(name):
+    c, y = fitted(name), rows(torch.float32)
+    alone = c(y), c.transform_target(y)
+    with torch.autocast("cpu", torch.bfloat16):
+        under = c(y), c.transform_target(y)
+    assert all(map(torch.equal, under, alone))
+
+
+@every
 def test_a_batch_of_one_and_any_order_give_the_same_rows(name):
     c = fitted(name)
     for y, tolerance in ((rows(), 1e-12), (rows(torch.float32), 2e-6)):
