@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -63,14 +63,15 @@ def evaluate_captions(
     n: int = 10,
     seed: int = 0,
     references: int = 16,
+    marginal: Literal["geometric", "arithmetic"] = "geometric",
     progress: bool = False,
     per_item: bool = False,
 ) -> dict[str, Any]:
     """Likelihood of the true caption and n-way caption choice, with 95 % bootstrap intervals over items.
 
     The raw choice takes the caption with the lowest negative log-likelihood per token. The calibrated one
-    takes the highest `log p(caption | item) - mean of log p(caption | other item)` over a few other items, which
-    takes out how likely a caption is whatever the item. Ties count as fractions.
+    takes the highest `log p(caption | item) - log p(caption)`, which takes out how likely a caption is whatever the
+    item; `p(caption)` is a mean of `p(caption | other item)` over other items. Ties count as fractions.
 
     Args:
         model: `ModalBridgeForConditionalGeneration`, in evaluation mode.
@@ -83,6 +84,9 @@ def evaluate_captions(
         n: Captions to choose from.
         seed: Seed of the distractors, the other items and the bootstrap.
         references: How many other items.
+        marginal: Which mean. The arithmetic one estimates the marginal probability, so that what is compared is
+            pointwise mutual information (Lin et al., 2024, arXiv:2306.01879), but it hangs on the few items that the
+            caption suits best and needs about a hundred; the geometric one does with a few.
         progress: Show a progress bar.
         per_item: Add the numbers of each item.
 
@@ -92,9 +96,11 @@ def evaluate_captions(
 
     Raises:
         ValueError: If there is not one caption an item, there are fewer than `n` distinct captions, or fewer than
-            two references.
+            two references, or `marginal` is neither.
     """
     _check_counts(embeddings, captions)
+    if marginal not in ("geometric", "arithmetic"):
+        raise ValueError(f"marginal={marginal!r}; give 'geometric' or 'arithmetic'.")
     if references < 2:
         raise ValueError(f"references={references}; give at least 2 other items to calibrate the choice by.")
     distinct, candidates = draw_candidates(captions, n, seed)
@@ -104,9 +110,9 @@ def evaluate_captions(
     others = np.random.default_rng(seed).permutation(len(features))[:references]
     every = np.tile(np.arange(len(distinct)), (len(others), 1))
     given_others = scorer.log_probs(features[torch.from_numpy(others)], every, progress)  # (references, distinct)
-    prior = given_others.mean(0)[candidates]  # (items, n)
+    prior = _log_mean(given_others, marginal)[candidates]  # (items, n)
     for k, item in enumerate(others):  # an item is no reference for itself
-        prior[item] = np.delete(given_others, k, axis=0)[:, candidates[item]].mean(0)
+        prior[item] = _log_mean(np.delete(given_others, k, axis=0)[:, candidates[item]], marginal)
     per_token = log_probs / scorer.token_counts[candidates]
     measures = {
         "nll_per_token": -per_token[:, 0],
@@ -130,6 +136,13 @@ def evaluate_captions(
     if per_item:
         result["per_item"] = {name: values.tolist() for name, values in measures.items()}
     return result
+
+
+def _log_mean(log_probs: np.ndarray, kind: str) -> np.ndarray:
+    """Log of the mean of probabilities over the first axis."""
+    if kind == "geometric":
+        return log_probs.mean(0)
+    return np.logaddexp.reduce(log_probs, axis=0) - np.log(len(log_probs))
 
 
 def _summary(values: np.ndarray, seed: int) -> dict[str, float]:

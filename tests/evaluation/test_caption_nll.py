@@ -55,9 +55,12 @@ def test_nll_is_per_token_of_the_true_caption(bridge, embeddings, world):
     np.testing.assert_allclose(got, expected, rtol=1e-4)
 
 
-def test_evaluation_by_hand(bridge, embeddings, world):
+@pytest.mark.parametrize("marginal", ["geometric", "arithmetic"])
+def test_evaluation_by_hand(bridge, embeddings, world, marginal):
     captions = world.captions[:ITEMS]
-    result = evaluate_captions(*bridge, "image", embeddings, captions, n=4, seed=2, references=3, per_item=True)
+    result = evaluate_captions(
+        *bridge, "image", embeddings, captions, n=4, seed=2, references=3, marginal=marginal, per_item=True
+    )
     distinct, candidates = draw_candidates(captions, 4, seed=2)
     others = np.random.default_rng(2).permutation(ITEMS)[:3]
     raw, calibrated, nll = [], [], []
@@ -65,7 +68,10 @@ def test_evaluation_by_hand(bridge, embeddings, world):
         pairs = [log_prob(bridge, embeddings[i], distinct[c], None) for c in row]
         per_token = [lp / n for lp, n in pairs]
         known = [[log_prob(bridge, embeddings[k], distinct[c], None)[0] for k in others if k != i] for c in row]
-        gains = [lp - np.mean(prior) for (lp, _), prior in zip(pairs, known, strict=True)]
+        gains = [
+            lp - (np.mean(prior) if marginal == "geometric" else np.log(np.mean(np.exp(prior))))
+            for (lp, _), prior in zip(pairs, known, strict=True)
+        ]
         raw.append(float(np.argmax(per_token) == 0))
         calibrated.append(float(np.argmax(gains) == 0))
         nll.append(-per_token[0])
@@ -78,9 +84,10 @@ def test_evaluation_by_hand(bridge, embeddings, world):
     assert result["choice"]["chance"] == 0.25
 
 
-def test_a_blind_model_is_at_chance_when_calibrated(bridge, world):
+@pytest.mark.parametrize("marginal", ["geometric", "arithmetic"])
+def test_a_blind_model_is_at_chance_when_calibrated(bridge, world, marginal):
     same = np.ones((96, DIM), dtype=np.float32)
-    result = evaluate_captions(*bridge, "image", same, world.captions, n=5)
+    result = evaluate_captions(*bridge, "image", same, world.captions, n=5, marginal=marginal)
     assert result["choice"]["calibrated"] == {
         "mean": pytest.approx(0.2),
         "low": pytest.approx(0.2),
@@ -93,3 +100,5 @@ def test_captions_must_match_items(bridge, embeddings):
         caption_nll(*bridge, "image", embeddings, ["a chair"])
     with pytest.raises(ValueError, match="references=1; give at least 2"):
         evaluate_captions(*bridge, "image", embeddings[:3], ["a", "b", "c"], n=2, references=1)
+    with pytest.raises(ValueError, match="marginal='mean'; give 'geometric' or 'arithmetic'"):
+        evaluate_captions(*bridge, "image", embeddings[:3], ["a", "b", "c"], n=2, marginal="mean")
