@@ -2,6 +2,7 @@
 
     python recipes/reproduce.py --output runs/reproduce --jobs 2
     python recipes/reproduce.py --all          # with the other corrections and AnisoAlign's ablation
+    python recipes/reproduce.py --rows none realign paired --docs runs/reproduce        # some rows
     python recipes/reproduce.py --language-model smollm2 --output runs/reproduce-smollm2      # a day on two cores
 
 The language model is a small one that recipes/train_small_lm.py trains on captions and nouns, so that many seeds are
@@ -14,20 +15,24 @@ What stands in for a picture while training (recipes/study.py holds what one run
     mean_shift        the text embedding, shifted onto the mean of the pictures
     c3                mean_shift with Gaussian noise (C3 in the variant that shifts, noise_norm = sigma * sqrt(d))
     realign           ReAlign
+    aniso_align       AnisoAlign
     paired            the embedding of the caption's own picture: the upper reference, which needs pairs
     gr                both sides without their own mean
     block_covariance  covariances matched inside and outside a frame
-    aniso_align       AnisoAlign; aniso_... are the rows of its paper's ablation
+    aniso_...         the rows of AnisoAlign's ablation
 
 All rows but the first read the same text: the captions of the train split with their keywords, and WordNet's nouns as
 captions without a picture. In the paired row the latter come through ReAlign, so that it too has words for what no
 train picture shows.
 
+The choice is raw, by likelihood per token, or calibrated, by pointwise mutual information: what the picture adds to a
+caption's log-likelihood, whose marginal is averaged over other held-out pictures.
+
 The last lines of the table need no language model: what the dual encoder's own cosine chooses, and where that is lost
 on the way to the language model.
 
 Every run is one file under `results/`; what is there is not run again, so the command can be stopped at any time.
-`docs/results/` receives the table.
+`docs/results/` receives the table of all main rows, or of all rows; `--docs` that of any.
 """
 
 from __future__ import annotations
@@ -99,14 +104,14 @@ def main() -> None:
     rows = parser.add_mutually_exclusive_group()
     rows.add_argument("--rows", nargs="*", default=list(MAIN_ROWS), choices=ALL_ROWS)
     rows.add_argument("--all", action="store_const", dest="rows", const=list(ALL_ROWS), help="all rows")
-    parser.add_argument("--docs", type=Path, default=Path("docs/results"), help="folder that receives the table")
+    parser.add_argument("--docs", type=Path, help="folder that receives the table")
     arguments = parser.parse_args()
     if arguments.seeds < 2:
         parser.error("an interval over seeds needs two at least: give --seeds 2 or more")
     logging.getLogger("transformers").setLevel(logging.ERROR)
 
     if arguments.language_model == "smollm2":
-        bed = Bed(demo.language_model(), Settings(steps=300, references=16), (2e-3, 1e-3), items=300)
+        bed = Bed(demo.language_model(), Settings(steps=300, references=64), (2e-3, 1e-3), items=300)
     else:
         from train_small_lm import build as build_small_lm
 
@@ -118,24 +123,27 @@ def main() -> None:
     with multiprocessing.get_context("spawn").Pool(jobs, torch.set_num_threads, (1,)) as pool:
         runs = pool.map(study.row, arguments.rows, chunksize=1)
     results = dict(zip(arguments.rows, runs, strict=True))
-    items, whole = runs[0][0]["items"], arguments.rows in (list(MAIN_ROWS), list(ALL_ROWS))
-    command = (
-        f"python recipes/reproduce.py{' --all' if len(results) == len(ALL_ROWS) else ''} --seeds {arguments.seeds}"
-    )
+    items, asked = runs[0][0]["items"], tuple(arguments.rows)
+    chosen = {MAIN_ROWS: "", ALL_ROWS: " --all"}.get(asked)
+    folder = arguments.docs or (None if chosen is None else Path("docs/results"))
+    command = f"python recipes/reproduce.py{' --rows ' + ' '.join(asked) if chosen is None else chosen}"
+    if bed.items is not None:
+        command += f" --language-model {arguments.language_model}"
     text = (
         f"# Ways to train a connector, {arguments.seeds} seeds each\n\n"
-        f"Made by `{command}`; the recipe says what the rows are. {items} held-out pictures; mean ± half-width of the "
-        f"95 % t-interval over seeds; chance is 0.100. Input noise of {', '.join(f'{n:g}' for n in NOISES)} and "
-        f"learning rate of {', '.join(f'{r:g}' for r in bed.learning_rates)} chosen for each row on the validation "
-        f"pictures.\n\n{table(results, study.ceilings('test'))}\n\nDifferences of runs of the same seed (same first "
+        f"Made by `{command} --seeds {arguments.seeds}`; the recipe says what the rows are. {items} held-out "
+        f"pictures; mean ± half-width of the 95 % t-interval over seeds; chance is 0.100. Input noise of "
+        f"{', '.join(f'{n:g}' for n in NOISES)} and learning rate of {', '.join(f'{r:g}' for r in bed.learning_rates)} "
+        f"chosen for each row on the validation pictures.\n\n{table(results, study.ceilings('test'))}\n\n"
+        "Differences of runs of the same seed (same first "
         f"weights, same order of the text), mean ± half-width over seeds; more is better:\n\n{differences(results)}\n\n"
         f"Settings: `{json.dumps(asdict(study.settings))}`.\n"
     )
     print("\n" + text)
-    if whole:
-        arguments.docs.mkdir(parents=True, exist_ok=True)
-        name = "reproduce" if len(results) == len(MAIN_ROWS) else "corrections"
-        (arguments.docs / f"{name}{'-smollm2' * (bed.items is not None)}.md").write_text(text)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        name = "corrections" if asked == ALL_ROWS else "reproduce"
+        (folder / f"{name}{'-smollm2' * (bed.items is not None)}.md").write_text(text)
 
 
 if __name__ == "__main__":

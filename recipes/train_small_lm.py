@@ -4,7 +4,11 @@
 
 A Llama of two layers and width 256 with its own byte-level BPE of 8,192 tokens, 5.5 M parameters: small enough that
 a connector is trained against it in a minute on one core, so that a comparison can afford five seeds a row. It reads
-the captions of the train split and WordNet's nouns, never an image or an embedding of one.
+the captions of the train split, WordNet's nouns and their definitions, never an image or an embedding of one.
+
+It reads each text twice and no more. A language model that knows the captions by heart, which connectors are trained on
+after it, asks little of what stands before them: read sixteen times, with a shorter text beside them, they left a
+connector trained on pairs at 0.58 in the ten-way choice of the validation pictures, and this one at 0.67.
 
 Its token embeddings are the sentence tower's embeddings of the tokens' own texts, and stay as they are. With
 embeddings that are learned from so little text, "frog" and "toad" are as far apart as any two words, and what a picture
@@ -45,8 +49,10 @@ SPECIAL_TOKENS = ["<unk>", "<s>", "</s>", "<pad>"]
 
 
 def training_texts() -> list[str]:
-    """Return the texts: WordNet's nouns in the style of captions, and four times the train captions."""
-    return [gloss.description for gloss in demo.wordnet_glosses()] + demo.load_captions("train").descriptions * 4
+    """Return the texts: WordNet's nouns in the style of captions, their definitions, and the train captions."""
+    nouns = demo.wordnet_glosses()
+    captions = demo.load_captions("train").descriptions
+    return [noun.description for noun in nouns] + [noun.text for noun in nouns] + captions
 
 
 def train_tokenizer(texts: list[str], vocab_size: int) -> PreTrainedTokenizerFast:
@@ -154,7 +160,7 @@ def batches(lengths: list[int], batch_size: int, steps: int, seed: int) -> Itera
             yield batch
 
 
-def build(output: Path, epochs: int = 4, seed: int = 0) -> Path:
+def build(output: Path, epochs: int = 2, seed: int = 0) -> Path:
     """Train the language model, unless it is already there.
 
     Args:
@@ -224,7 +230,7 @@ def main() -> None:
     """Read the command line and train."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("runs/small-lm"))
-    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     print(build(arguments.output, arguments.epochs, arguments.seed))
