@@ -112,7 +112,7 @@ def evaluate_captions(
     given_others = scorer.log_probs(features[torch.from_numpy(others)], every, progress)  # (references, distinct)
     prior = _log_mean(given_others, marginal)[candidates]  # (items, n)
     for k, item in enumerate(others):  # an item is no reference for itself
-        prior[item] = _log_mean(np.delete(given_others, k, axis=0)[:, candidates[item]], marginal)
+        prior[item] = _log_mean(np.delete(given_others[:, candidates[item]], k, axis=0), marginal)
     per_token = log_probs / scorer.token_counts[candidates]
     measures = {
         "nll_per_token": -per_token[:, 0],
