@@ -174,8 +174,7 @@ def measure(sizes: list[int], repeats: int) -> str:
         "",
         f"`python benchmarks/points.py --sizes {' '.join(map(str, sizes))} --repeats {repeats}`, seed {SEED}; one "
         f"thread of {os.cpu_count()} (load LOAD at the end), Python {platform.python_version()}, {peers}; median of "
-        f"{repeats} "
-        "runs, wall and processor time (a busy machine stretches the first only).",
+        f"{repeats} runs, wall and processor time (a busy machine stretches the first only).",
         "",
         "| operator | points | way | seconds | processor seconds | memory, MiB | quality |",
         "|---|---:|---|---:|---:|---:|---:|",

@@ -36,8 +36,8 @@ def main() -> None:
             held_out = result.training.held_out_loss
             print(
                 f"{name}: {result.training.steps} steps on {PartialState().num_processes} process(es), loss "
-                f"{last['loss']:.4f}, held-out loss "
-                f"{'not measured' if held_out is None else f'{held_out:.4f}'}, model in {result.model_dir}"
+                f"{last['loss']:.4f}, held-out loss {'not measured' if held_out is None else f'{held_out:.4f}'}, model "
+                f"in {result.model_dir}"
             )
 
 

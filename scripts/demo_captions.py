@@ -215,8 +215,8 @@ def make_caption(item: Item, overrides: dict[str, str], keywords: list[str]) -> 
 
 # Words that tell apart drawings of the same thing: who does it, in which colour or style.
 _VARIANT = set(
-    "simple stylized cartoon symbol sign icon outline shaded silhouette colour color red green blue"
-    " yellow orange purple pink grey gray brown dark light big small large little half".split()
+    "simple stylized cartoon symbol sign icon outline shaded silhouette colour color red green blue yellow orange "
+    "purple pink grey gray brown dark light big small large little half".split()
 )
 _VARIANT |= {
     "man",

@@ -31,8 +31,7 @@ LINES = [
     "describe the picture in a few words",
 ]
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
-# init at 0.3: with the usual 0.02 a tiny model's logits hardly depend on its input, and equal tokens prove
-# little
+# init at 0.3: with the usual 0.02 a tiny model's logits hardly depend on its input, and equal tokens prove little
 SHAPE = {**SIZES, "num_key_value_heads": 2, "initializer_range": 0.3, "max_position_embeddings": 256}
 LM_NAMES = ("llama", "llama_tied", "gpt2", "qwen2", "gemma2")
 

@@ -128,9 +128,8 @@ class Correction(SavedCorrection):
         streams = [RowStream(d, what, batch_size, progress) for d, what in ((source, "source"), (target, "target"))]
         if streams[0].dim != streams[1].dim:
             raise ValueError(
-                f"source and target differ in width: {streams[0].dim} and {streams[1].dim}. A correction "
-                "works inside one "
-                "contrastive space; take both from the two towers of one dual encoder."
+                f"source and target differ in width: {streams[0].dim} and {streams[1].dim}. A correction works inside "
+                "one contrastive space; take both from the two towers of one dual encoder."
             )
         options = {name: hyper.pop(name) for name in cls.fit_options if name in hyper}
         unknown = sorted(set(hyper) - set(cls.hyper_parameters))
@@ -260,10 +259,9 @@ class Correction(SavedCorrection):
         own = self.source_encoder if side == "source" else self.target_encoder
         if not fingerprints_match(own, fingerprint):
             raise ValueError(
-                f"this {type(self).__name__} was fitted on {side} embeddings of {describe_fingerprint(own)}, "
-                "and these come "
-                f"from {describe_fingerprint(fingerprint)}. Use embeddings of that encoder, or fit a "
-                "correction for this one."
+                f"this {type(self).__name__} was fitted on {side} embeddings of {describe_fingerprint(own)}, and these "
+                f"come from {describe_fingerprint(fingerprint)}. Use embeddings of that encoder, or fit a correction "
+                "for this one."
             )
 
     def extra_repr(self) -> str:
@@ -274,9 +272,8 @@ class Correction(SavedCorrection):
         """Check the rows and widen them to the precision of the computation."""
         if rows.ndim != 2 or rows.shape[-1] != self.dim or not rows.is_floating_point():
             raise ValueError(
-                f"{type(self).__name__} takes {what} (n, {self.dim}), got {tuple(rows.shape)} of "
-                f"{rows.dtype}. "
-                "Check that they come from the encoder that the correction was fitted on."
+                f"{type(self).__name__} takes {what} (n, {self.dim}), got {tuple(rows.shape)} of {rows.dtype}. Check "
+                "that they come from the encoder that the correction was fitted on."
             )
         rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
         if not rows.is_meta and not torch.compiler.is_compiling():
@@ -299,8 +296,7 @@ class Correction(SavedCorrection):
         """Store the moments of one side."""
         if side == "output" and not moments.trace > 1e-12:
             raise ValueError(
-                f"the {moments.count} rows of the target all point the same way, so there is nothing to "
-                "learn from. "
+                f"the {moments.count} rows of the target all point the same way, so there is nothing to learn from. "
                 "Fit on the embeddings of many different items."
             )
         getattr(self, f"{side}_mean").copy_(moments.mean)

@@ -83,8 +83,7 @@ class SavedCorrection(nn.Module):
                 )
         if config["correction_type"] != cls.correction_type:
             raise ValueError(
-                f"the config is of a correction of type {config['correction_type']!r}, not "
-                f"{cls.correction_type!r}. "
+                f"the config is of a correction of type {config['correction_type']!r}, not {cls.correction_type!r}. "
                 "Load it with AutoCorrection."
             )
         if config.get("format_version", FORMAT_VERSION) > FORMAT_VERSION:
@@ -96,8 +95,7 @@ class SavedCorrection(nn.Module):
         unknown = sorted(set(config) - known - {"correction_type", "format_version", "library_version"})
         if unknown:
             raise ValueError(
-                f"the config of a {cls.correction_type!r} correction has unknown keys: {', '.join(unknown)}. "
-                "Known are "
+                f"the config of a {cls.correction_type!r} correction has unknown keys: {', '.join(unknown)}. Known are "
                 f"{', '.join(sorted(known))}."
             )
         return cls(**{key: value for key, value in config.items() if key in known})
@@ -294,16 +292,14 @@ def load_tensors(
         raise ValueError(
             f"{path} does not hold a {correction.correction_type!r} correction: missing "
             f"{sorted(set(expected) - set(found)) or 'nothing'}, superfluous "
-            f"{sorted(set(found) - set(expected)) or 'nothing'}. "
-            "Config and tensors come from different corrections."
+            f"{sorted(set(found) - set(expected)) or 'nothing'}. Config and tensors come from different corrections."
         )
     for name, buffer in expected.items():
         tensor = found[name]
         if tensor.shape != buffer.shape or tensor.dtype != buffer.dtype:
             raise ValueError(
                 f"{path}: {name} is {tuple(tensor.shape)} {tensor.dtype}, expected {tuple(buffer.shape)} "
-                f"{buffer.dtype}. "
-                "Config and tensors come from different corrections."
+                f"{buffer.dtype}. Config and tensors come from different corrections."
             )
         if not bool(tensor.isfinite().all()):
             raise ValueError(f"{path}: {name} holds NaN or infinity. Fit the correction again.")

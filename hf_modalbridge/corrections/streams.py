@@ -140,7 +140,6 @@ def _as_part(part: Any, what: str) -> Tensor | EmbeddingSource:
     if isinstance(part, EmbeddingSource):
         return part
     raise TypeError(
-        f"the {what} is a {type(part).__name__}; expected a numpy array, a tensor or an EmbeddingStore (open "
-        "one with "
+        f"the {what} is a {type(part).__name__}; expected a numpy array, a tensor or an EmbeddingStore (open one with "
         "EmbeddingStore.open), or a list of those."
     )

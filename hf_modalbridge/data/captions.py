@@ -24,8 +24,7 @@ class CaptionDataset:
         processor: The bridge's processor.
         modality: Name of the modality.
         captions: One a row; None takes the store's `text_column`.
-        kind: `imagine_embeds` are text embeddings that the model's correction is yet to move, `embeds` real
-            ones.
+        kind: `imagine_embeds` are text embeddings that the model's correction is yet to move, `embeds` real ones.
         ids: One a row, for messages; None takes the store's, or numbers.
         text_column: Column of the store that holds the captions.
         max_length: Longest row in tokens; a longer caption is cut and then lacks its end token.

@@ -19,8 +19,7 @@ def read_chats(path: str | Path) -> list[dict[str, Any]]:
     """Read a JSONL file of chats.
 
     Args:
-        path: Lines `{"id": ..., "messages": [{"role": ..., "content": ...}, ...]}`; blank lines are passed
-            over.
+        path: Lines `{"id": ..., "messages": [{"role": ..., "content": ...}, ...]}`; blank lines are passed over.
 
     Returns:
         One dict a line.

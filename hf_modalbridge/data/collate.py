@@ -26,12 +26,10 @@ class BridgeCollator:
         """Make a batch.
 
         Args:
-            rows: `{"id", "input_ids" (tokens,), "labels" (tokens,), "items": {modality: {kind: (items,
-                dim)}}}`.
+            rows: `{"id", "input_ids" (tokens,), "labels" (tokens,), "items": {modality: {kind: (items, dim)}}}`.
 
         Returns:
-            `input_ids`, `attention_mask`, `labels` `(batch, length)`, `ids`, and `modality_inputs` if a row
-            has items.
+            `input_ids`, `attention_mask`, `labels` `(batch, length)`, `ids`, and `modality_inputs` if a row has items.
         """
         ids = [row["input_ids"] for row in rows]
         batch: dict[str, Any] = {

@@ -43,9 +43,8 @@ class EdgePlan:
         share = np.asarray(weights, dtype=np.float64)
         if sum(sizes) != rows or len(share) != len(sizes) or share.min() < 0 or share.sum() <= 0:
             raise ValueError(
-                f"{len(sizes)} sets of {sum(sizes)} rows with weights {list(weights)} do not make up {rows} rows: "
-                "give each "
-                "set its size and a weight of 0 or more, one of them above 0."
+                f"{len(sizes)} sets of {sum(sizes)} rows with weights {list(weights)} do not make up {rows} rows: give "
+                "each set its size and a weight of 0 or more, one of them above 0."
             )
         self.starts = np.concatenate([[0], np.cumsum(sizes)])
         self.sets = np.random.default_rng([seed, 17]).choice(len(share), size=total_steps, p=share / share.sum())

@@ -72,8 +72,7 @@ def embed_items(
     Raises:
         FileExistsError: If `out` holds a store that may be neither resumed nor replaced, or something else.
         ValueError: If there are no items, an item lacks its id or its raw data, a row is not finite or zero,
-            or a store to go on with was begun with another encoder or other items. What had been written
-            is kept.
+            or a store to go on with was begun with another encoder or other items. What had been written is kept.
     """
     encoder = encoder_fingerprint(model, processor, modality, id=id, revision=revision)
     encoder["normalized"] = normalize

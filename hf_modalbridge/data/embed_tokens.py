@@ -75,9 +75,9 @@ def embed_tokens(
             return EmbeddingStore.open(out)
         if manifest.complete and not overwrite:
             raise FileExistsError(
-                f"{out} is a complete store of {manifest.rows} rows by {describe_fingerprint(manifest.encoder)}, "
-                "and there "
-                f"are {total} items for {describe_fingerprint(encoder)}: pass overwrite=True, or choose another folder."
+                f"{out} is a complete store of {manifest.rows} rows by {describe_fingerprint(manifest.encoder)}, and "
+                f"there are {total} items for {describe_fingerprint(encoder)}: pass overwrite=True, or choose another "
+                "folder."
             )
         overwrite = True  # what a stopped run left
     rows, writer = iter(items), None

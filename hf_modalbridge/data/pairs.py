@@ -102,9 +102,8 @@ def pair_rows(source: Sequence[Any], target: Sequence[Any]) -> tuple[np.ndarray,
     pairs = [(i, first[key]) for i, key in enumerate(source) if key in first]
     if not pairs:
         raise ValueError(
-            f"no key occurs on both sides of a pair of modalities (first keys {source[0]!r} and {target[0]!r}): "
-            "name the "
-            "column that pairs their rows."
+            f"no key occurs on both sides of a pair of modalities (first keys {source[0]!r} and {target[0]!r}): name "
+            "the column that pairs their rows."
         )
     positions = np.asarray(pairs)
     return positions[:, 0], positions[:, 1]
@@ -121,9 +120,8 @@ class PairSets:
         for edge in edges:
             if len(edge) != 2 or len({len(side) for side in edge.values()}) != 1:
                 raise ValueError(
-                    f"an edge has { ({name: len(side) for name, side in edge.items()}) } rows; expected two "
-                    "modalities with "
-                    "as many rows."
+                    f"an edge has { ({name: len(side) for name, side in edge.items()}) } rows; expected two modalities "
+                    "with as many rows."
                 )
         self.edges = list(edges)
         self.sizes = [len(next(iter(edge.values()))) for edge in self.edges]

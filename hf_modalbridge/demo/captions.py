@@ -138,8 +138,7 @@ def load_captions(split: str, data_dir: str | Path | None = None) -> CaptionedPi
         data_dir: Folder with `captions/`; None for the repository's `demo_data/`.
 
     Returns:
-        Rows with `id`, `image` (a Pillow image, decoded when read), `caption`, `source`, `creator`, `license`
-        and more.
+        Rows with `id`, `image` (a Pillow image, decoded when read), `caption`, `source`, `creator`, `license` and more.
 
     Raises:
         ValueError: If there is no such split.

@@ -51,8 +51,8 @@ class EfficientNetLiteConfig(PreTrainedConfig):
         lengths = {name: len(getattr(self, name)) for name in stages}
         if len(set(lengths.values())) != 1:
             raise ValueError(
-                f"EfficientNetLiteConfig got stage lists of different lengths: {lengths}. "
-                "Give every stage_* list one entry a stage."
+                f"EfficientNetLiteConfig got stage lists of different lengths: {lengths}. Give every stage_* list one "
+                "entry a stage."
             )
         for name in stages:  # JSON knows no tuples: one type before and after a round trip
             setattr(self, name, list(getattr(self, name)))

@@ -214,8 +214,8 @@ def _prepare_texts(processor: Any, texts: list[Any], config: Any, kwargs: dict[s
     ):
         positions -= 2  # RoBERTa's positions start after its padding id
     longest = min(tokenizer.model_max_length, positions)
-    # SigLIP was trained on texts padded to its full length and has no attention mask: a shorter batch gives
-    # other embeddings
+    # SigLIP was trained on texts padded to its full length and has no attention mask: a shorter batch gives other
+    # embeddings
     fixed = str(getattr(config, "model_type", "")).startswith("siglip") or type(processor).__name__.startswith("Siglip")
     if fixed and config is None:
         longest = min(longest, 64)

@@ -72,8 +72,8 @@ def read_points(path: str | Path, num_points: int = 1024, seed: int = 0) -> Poin
     except Exception as error:  # the readers' own errors are many and seldom say which file it was
         reason = (str(error).splitlines() or [""])[0]
         raise ValueError(
-            f"{str(path)!r} could not be read as {suffix} ({type(error).__name__}: {reason}). "
-            "Open and export it again with the tool that it comes from."
+            f"{str(path)!r} could not be read as {suffix} ({type(error).__name__}: {reason}). Open and export it again "
+            "with the tool that it comes from."
         ) from error
 
 

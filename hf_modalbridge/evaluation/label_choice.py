@@ -54,8 +54,7 @@ def label_choice(
     if unknown or len(labels) != len(embeddings) or len(place) != len(answers):
         raise ValueError(
             f"{len(labels)} labels for {len(embeddings)} items, of which {unknown[:5]} are not among the "
-            f"{len(answers)} "
-            "answers (each once): give one label an item, all of them among the answers."
+            f"{len(answers)} answers (each once): give one label an item, all of them among the answers."
         )
     if len(labels) < 2:
         raise ValueError(

@@ -26,8 +26,7 @@ class CaptionScorer:
         processor: Its processor.
         modality: Name of the modality.
         captions: Texts that can be scored.
-        question: Asked in the model's chat template before the caption; None uses the plain prompt of stage
-            1.
+        question: Asked in the model's chat template before the caption; None uses the plain prompt of stage 1.
         share_prefix: Run the prompt once an item and give its cache to all captions. Off, every caption is
             run whole, which gives the same numbers and works for language models without such a cache.
 

@@ -81,8 +81,7 @@ def info_nce_loss(
     if all_a.shape != all_b.shape or not 0 <= offset <= len(all_a) - len(a):
         raise ValueError(
             f"gathered rows have shapes {tuple(all_a.shape)} and {tuple(all_b.shape)}, and this process's {len(a)} "
-            "rows "
-            f"begin at {offset}: gather both sides in the same order, and pass where one's own rows begin."
+            f"rows begin at {offset}: gather both sides in the same order, and pass where one's own rows begin."
         )
     own = torch.arange(len(a), device=a.device) + offset
     a, b, all_a, all_b = (normalize_rows(x) for x in (a, b, all_a, all_b))
@@ -304,6 +303,5 @@ def _check_tuple(modalities: Sequence[Tensor]) -> None:
     if len(shapes) < 2 or len(set(shapes)) > 1 or len(shapes[0]) != 2:
         raise ValueError(
             f"a loss over tuples needs two or more tensors of one shape (n, dim), got {shapes}. Row i of all must "
-            "belong "
-            "together."
+            "belong together."
         )

@@ -18,8 +18,7 @@ def normalize_rows(x: Tensor, eps: float = _MIN_NORM, out: Tensor | None = None)
 
     Args:
         x: Floating point tensor `(..., dim)`.
-        eps: Rows shorter than this are divided by it, so that a zero row stays zero (`check_rows` finds
-            those).
+        eps: Rows shorter than this are divided by it, so that a zero row stays zero (`check_rows` finds those).
         out: Memory for the result, which may be `x` itself; not where gradients are wanted.
 
     Returns:
@@ -57,9 +56,8 @@ def check_rows(x: Tensor, ids: Sequence[object] | None = None, what: str = "embe
             more = f" and {len(rows) - _LISTED} more" if len(rows) > _LISTED else ""
             raise ValueError(
                 f"{len(rows)} of {x.shape[0]} rows of the {what} hold {kind}: "
-                f"{'row' if ids is None or isinstance(ids, range) else 'id'} {names}{more}. Such rows have "
-                "no direction; drop them "
-                "or embed those items again."
+                f"{'row' if ids is None or isinstance(ids, range) else 'id'} {names}{more}. Such rows have no "
+                "direction; drop them or embed those items again."
             )
 
 
@@ -96,8 +94,7 @@ def recall_at_k(
     """
     if queries.shape[-1] != keys.shape[-1] or len(keys) < len(queries) or not len(queries):
         raise ValueError(
-            "recall needs queries (n, dim) and keys (m, dim) with m >= n >= 1, key i belonging to query i; "
-            "got "
+            "recall needs queries (n, dim) and keys (m, dim) with m >= n >= 1, key i belonging to query i; got "
             f"{tuple(queries.shape)} and {tuple(keys.shape)}. Pass paired rows of one width."
         )
     queries, keys = normalize_rows(queries.float()), normalize_rows(keys.float())

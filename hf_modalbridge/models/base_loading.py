@@ -73,16 +73,13 @@ def check_untouched(model: Any) -> None:
     for what, module, source in parts:
         if not source or not source.get("id"):
             raise ValueError(
-                f"bridge_only=True needs to know where {what} comes from, but the config names no id for "
-                "it. Build the "
-                "model with language_model_source / encoder_source = {'id': ..., 'revision': ...}, or save "
-                "it whole."
+                f"bridge_only=True needs to know where {what} comes from, but the config names no id for it. Build the "
+                "model with language_model_source / encoder_source = {'id': ..., 'revision': ...}, or save it whole."
             )
         if not same_weights(module, source):
             raise ValueError(
-                f"{what} no longer has the weights of {source['id']!r}: it was trained, or adapters were "
-                "merged into it. "
-                "bridge_only=True would lose that; save the model whole."
+                f"{what} no longer has the weights of {source['id']!r}: it was trained, or adapters were merged into "
+                "it. bridge_only=True would lose that; save the model whole."
             )
 
 
@@ -192,10 +189,9 @@ def _load_bridge_tensors(model: Any, path: Any, hub: dict[str, Any]) -> None:
 def _check_base(model: nn.Module, source: Mapping[str, Any], what: str, path: Any) -> None:
     if not same_weights(model, source):
         raise ValueError(
-            f"the {what} at {source['id']!r} (revision {source.get('revision')!r}) does not have the "
-            "weights on which the "
-            f"bridge {str(path)!r} was trained. It was changed since; pin the right revision in the "
-            "bridge's config.json."
+            f"the {what} at {source['id']!r} (revision {source.get('revision')!r}) does not have the weights on which "
+            f"the bridge {str(path)!r} was trained. It was changed since; pin the right revision in the bridge's "
+            "config.json."
         )
 
 

@@ -56,8 +56,7 @@ def make_batch(
         cut: Whether to cut longer rows at the end rather than refuse them.
 
     Returns:
-        `input_ids`, `attention_mask`, `labels` `(batch, length)` int64, and `modality_inputs`; the last two if
-        given.
+        `input_ids`, `attention_mask`, `labels` `(batch, length)` int64, and `modality_inputs`; the last two if given.
 
     Raises:
         ValueError: If a row is too long, loses placeholders, or has no supervised token; rows are listed.
@@ -70,9 +69,8 @@ def make_batch(
     for row in long:
         if placeholder_ids & set(ids[row][max_length:]):
             raise ValueError(
-                f"row {row} has {len(ids[row])} tokens, and cutting it to max_length={max_length} would "
-                "cut off modality "
-                "tokens. Raise max_length, or leave the row out."
+                f"row {row} has {len(ids[row])} tokens, and cutting it to max_length={max_length} would cut off "
+                "modality tokens. Raise max_length, or leave the row out."
             )
         ids[row] = ids[row][:max_length]
         if labels is not None:
@@ -81,9 +79,8 @@ def make_batch(
         empty = [row for row, values in enumerate(labels) if all(v == IGNORE_INDEX for v in values[1:])]
         if empty:
             raise ValueError(
-                f"row(s) {empty[:10]} have no supervised token: no answer is in them, or "
-                f"max_length={max_length} cut it "
-                "off. Leave these rows out, or raise max_length."
+                f"row(s) {empty[:10]} have no supervised token: no answer is in them, or max_length={max_length} cut "
+                "it off. Leave these rows out, or raise max_length."
             )
     data: dict[str, Any] = {
         "input_ids": _pad(ids, pad, padding_side),

@@ -32,8 +32,7 @@ def build(
 
     Args:
         cls: `ModalBridgeForConditionalGeneration`.
-        language_model: A causal language model, or its id or directory. Its vocabulary grows if a
-            placeholder is new.
+        language_model: A causal language model, or its id or directory. Its vocabulary grows if a placeholder is new.
         tokenizer: Its tokenizer, or id or directory. Placeholders are added to it.
         modalities: `{name: parts}`. Parts are `encoder` (a model with `get_<name>_features`, or None),
             `encoder_processor`, `correction` (a fitted `Correction` or None) and the fields of
@@ -48,8 +47,7 @@ def build(
         `(model, processor)`, the model in evaluation mode.
 
     Raises:
-        ValueError: If a key is unknown or missing, widths do not agree, or a correction is from another
-            encoder.
+        ValueError: If a key is unknown or missing, widths do not agree, or a correction is from another encoder.
     """
     from .processing_modalbridge import ModalBridgeProcessor
 
@@ -124,9 +122,8 @@ def _modality_config(name: str, parts: Mapping[str, Any], tokenizer: Any) -> Mod
     ):
         if dim is not None and dim != config.embedding_dim:
             raise ValueError(
-                f"modality {name!r} has embedding_dim {config.embedding_dim}, but its {what} is for width "
-                f"{dim}. Use parts "
-                "that belong to the same encoder."
+                f"modality {name!r} has embedding_dim {config.embedding_dim}, but its {what} is for width {dim}. Use "
+                "parts that belong to the same encoder."
             )
     if encoder is not None and correction is not None and parts.get("encoder_processor") is not None:
         _check_encoder(name, encoder, parts["encoder_processor"], correction, config)

@@ -17,10 +17,9 @@ __all__ = ["ModalBridgeConfig", "ModalityConfig"]
 
 # What transformers itself writes into, or reads out of, any config.json. Everything else must be a field.
 _TRANSFORMERS_KEYS = frozenset(
-    "architectures attn_implementation auto_map custom_pipelines distributed_config dtype "
-    "experts_implementation "
-    "gradient_checkpointing model_type name_or_path num_labels output_attentions per_layer_config "
-    "quantization_config tie_last_hidden_states torch_dtype transformers_version use_cache".split()
+    "architectures attn_implementation auto_map custom_pipelines distributed_config dtype experts_implementation "
+    "gradient_checkpointing model_type name_or_path num_labels output_attentions per_layer_config quantization_config "
+    "tie_last_hidden_states torch_dtype transformers_version use_cache".split()
 )
 
 
@@ -31,8 +30,7 @@ def _unknown_keys_message(where: str, unknown: list[str], known: list[str]) -> s
         near = difflib.get_close_matches(key, known, n=1)
         parts.append(f"{key!r}" + (f" (did you mean {near[0]!r}?)" if near else ""))
     return (
-        f"{where} got unknown key(s) {', '.join(parts)}; it knows {', '.join(sorted(known))}. Correct the "
-        "spelling, "
+        f"{where} got unknown key(s) {', '.join(parts)}; it knows {', '.join(sorted(known))}. Correct the spelling, "
         "or, if a newer hf_modalbridge wrote this file, upgrade the package."
     )
 
@@ -93,14 +91,12 @@ class ModalityConfig:
             raise ValueError(f"input_noise is a finite number >= 0, got {self.input_noise}.")
         if self.input_tokens is not None and (self.input_tokens < 1 or self.correction_config is not None):
             raise ValueError(
-                f"input_tokens is {self.input_tokens}: it is at least 1, and token features have no correction, "
-                "which is of "
-                "pooled embeddings. Leave one of the two out."
+                f"input_tokens is {self.input_tokens}: it is at least 1, and token features have no correction, which "
+                "is of pooled embeddings. Leave one of the two out."
             )
         if self.correction_config is not None and not self.normalize:
             raise ValueError(
-                "normalize=False cannot be combined with a correction: corrections are fitted on unit rows. "
-                "Drop the "
+                "normalize=False cannot be combined with a correction: corrections are fitted on unit rows. Drop the "
                 "correction, or let the embeddings be normalised."
             )
 
@@ -121,8 +117,7 @@ class ModalityConfig:
             The checked configuration.
 
         Raises:
-            ValueError: On an unknown key, a missing required key or a value of the wrong type; the key is
-                named.
+            ValueError: On an unknown key, a missing required key or a value of the wrong type; the key is named.
         """
         known = [field.name for field in dataclasses.fields(cls)]
         unknown = [key for key in values if key not in known]
@@ -132,8 +127,8 @@ class ModalityConfig:
         missing = [key for key in required if values.get(key) is None]
         if missing:
             raise ValueError(
-                f"modality {name!r} lacks the required key(s) {', '.join(map(repr, missing))}. "
-                f"Every modality needs {', '.join(required)}; the rest have defaults."
+                f"modality {name!r} lacks the required key(s) {', '.join(map(repr, missing))}. Every modality needs "
+                f"{', '.join(required)}; the rest have defaults."
             )
         try:
             return cls(**copy.deepcopy(values))
@@ -156,8 +151,7 @@ class ModalBridgeConfig(PreTrainedConfig):
             on, and `probe`, a few of its weights, by which `bridge_only` files recognise it.
         bridge_only: Set in the files of `save_pretrained(..., bridge_only=True)`: the weights of the
             language model and the encoders are not beside this config but at their sources.
-        metadata: Anything the user wants to keep with the model (licences, training record); not read by the
-            code.
+        metadata: Anything the user wants to keep with the model (licences, training record); not read by the code.
         tie_word_embeddings: Taken from `text_config`.
     """
 
@@ -195,8 +189,7 @@ class ModalBridgeConfig(PreTrainedConfig):
         for name, modality in self.modalities.items():
             if not name.isidentifier() or name != name.lower() or name == "text":
                 raise ValueError(
-                    f"{name!r} cannot name a modality: use a lower-case identifier other than 'text', such "
-                    "as 'image' "
+                    f"{name!r} cannot name a modality: use a lower-case identifier other than 'text', such as 'image' "
                     "or 'point'; it becomes part of keyword names like image_embeds."
                 )
             other = seen.setdefault(modality.placeholder_token_id, name)

@@ -114,8 +114,8 @@ class PairwiseConfig(PreTrainedConfig):
             if unknown or edge.source == edge.target:
                 raise ValueError(
                     f"the edge {edge.name!r} joins "
-                    f"{'unknown modalities ' + str(unknown) if unknown else 'one to itself'}; "
-                    f"there are {', '.join(self.modalities)}."
+                    f"{'unknown modalities ' + str(unknown) if unknown else 'one to itself'}; there are "
+                    f"{', '.join(self.modalities)}."
                 )
             if edge.active is not None and not 1 <= edge.active <= self.width:
                 raise ValueError(

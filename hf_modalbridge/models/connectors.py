@@ -102,8 +102,7 @@ class Connector(nn.Module):
         super().__init__()
         if config.connector_type not in CONNECTORS:
             raise ValueError(
-                f"connector_type is {config.connector_type!r}, expected one of {', '.join(CONNECTORS)}. To "
-                "use a "
+                f"connector_type is {config.connector_type!r}, expected one of {', '.join(CONNECTORS)}. To use a "
                 "connector of your own, put its class into hf_modalbridge.models.connectors.CONNECTORS first."
             )
         self.num_tokens = config.num_tokens

@@ -45,17 +45,15 @@ def check_embeddings(embeddings: Any, dim: int, modality: str, tokens: int | Non
         dim, embeddings = tokens * dim, flat
     if embeddings.ndim != 2 or embeddings.shape[1] != dim:
         raise ValueError(
-            f"embeddings of modality {modality!r} have shape {tuple(embeddings.shape)}, expected (items, "
-            f"{dim}). Are they "
-            "from the encoder that this model was built on?"
+            f"embeddings of modality {modality!r} have shape {tuple(embeddings.shape)}, expected (items, {dim}). Are "
+            "they from the encoder that this model was built on?"
         )
     largest = embeddings.abs().amax(1)  # NaN and infinity carry through
     bad = ~torch.isfinite(largest) | (largest == 0)
     if bad.any():
         raise ValueError(
             f"embeddings of modality {modality!r} have non-finite or zero rows: "
-            f"{bad.nonzero().flatten().tolist()[:20]} of "
-            f"{len(embeddings)}. Embed these items again or leave them out."
+            f"{bad.nonzero().flatten().tolist()[:20]} of {len(embeddings)}. Embed these items again or leave them out."
         )
     return embeddings
 
@@ -116,9 +114,8 @@ class ItemArguments:
             needed = sum(len(chat.items.get(name, ())) for chat in chats)
             if self.count(name) != needed:
                 raise ValueError(
-                    f"the chats have {needed} content item(s) of type {name!r}, but {self.count(name)} "
-                    "item(s) were given. Put "
-                    f"each into its content item ({name!r}, 'path', 'embedding' or 'imagine'), or all "
+                    f"the chats have {needed} content item(s) of type {name!r}, but {self.count(name)} item(s) were "
+                    f"given. Put each into its content item ({name!r}, 'path', 'embedding' or 'imagine'), or all "
                     "beside the chats."
                 )
         for name in self.items:
@@ -144,8 +141,7 @@ class ItemArguments:
             `{modality: {input name: tensor}}`.
 
         Raises:
-            ValueError: If a modality's items take two routes, or raw items come without an encoder's
-                processor.
+            ValueError: If a modality's items take two routes, or raw items come without an encoder's processor.
         """
         prepared = {}
         for name, routes in self.items.items():
@@ -162,9 +158,8 @@ class ItemArguments:
                 continue
             if name not in encoder_processors:
                 raise ValueError(
-                    f"modality {name!r} has no encoder processor here, so raw items cannot be prepared. "
-                    "Pass embeddings: "
-                    f"{name}_embeds=... of width {modalities[name]['embedding_dim']}."
+                    f"modality {name!r} has no encoder processor here, so raw items cannot be prepared. Pass "
+                    f"embeddings: {name}_embeds=... of width {modalities[name]['embedding_dim']}."
                 )
             from hf_modalbridge.encoders import prepare_items
 

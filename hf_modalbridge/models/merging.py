@@ -33,12 +33,9 @@ def merge_features(inputs_embeds: Tensor, input_ids: Tensor, features: Tensor, t
         rows = mask.sum(1)
         if int(rows.sum()) != items * tokens or bool((rows % tokens).any()):
             raise ValueError(
-                f"the prompts hold {int(rows.sum())} placeholder tokens of modality {name!r} "
-                f"({rows.tolist()[:16]} by "
-                f"row), but {items} item(s) of {tokens} tokens were given, which need {items * tokens} "
-                "placeholders "
-                f"in whole runs of {tokens}. Let ModalBridgeProcessor write the placeholders, and do not "
-                "truncate its "
+                f"the prompts hold {int(rows.sum())} placeholder tokens of modality {name!r} ({rows.tolist()[:16]} by "
+                f"row), but {items} item(s) of {tokens} tokens were given, which need {items * tokens} placeholders in "
+                f"whole runs of {tokens}. Let ModalBridgeProcessor write the placeholders, and do not truncate its "
                 "output."
             )
     features = features.to(inputs_embeds.device, inputs_embeds.dtype)
@@ -56,10 +53,8 @@ def check_no_placeholders(input_ids: Tensor, token_id: int, name: str) -> None:
     count = int((input_ids == token_id).sum())
     if count:
         raise ValueError(
-            f"the prompts hold {count} placeholder token(s) of modality {name!r}, but modality_inputs has 0 "
-            "items of "
-            f"it. Pass modality_inputs={{{name!r}: {{'embeds': ...}}}}, or take the placeholders out of the "
-            "prompts."
+            f"the prompts hold {count} placeholder token(s) of modality {name!r}, but modality_inputs has 0 items of "
+            f"it. Pass modality_inputs={{{name!r}: {{'embeds': ...}}}}, or take the placeholders out of the prompts."
         )
 
 

@@ -40,8 +40,7 @@ class ModalBridgePreTrainedModel(SavingMixin, PreTrainedModel):
     _supports_attention_backend = True
 
     def _init_weights(self, module: nn.Module) -> None:
-        # The sub-models initialise themselves, and corrections hold buffers only, which a checkpoint must
-        # give.
+        # The sub-models initialise themselves, and corrections hold buffers only, which a checkpoint must give.
         # Anything from torch that a connector class contains is the connector's own affair.
         if isinstance(module, Connector):
             module.init_weights(getattr(self.config.text_config, "initializer_range", None) or 0.02)
@@ -63,8 +62,7 @@ class ModalBridgeModel(ModalBridgePreTrainedModel):
         encoders: Mapping[str, nn.Module] | None = None,
     ) -> None:
         super().__init__(config)
-        # one dtype for all parts, that of the context from_pretrained sets up, whatever the parts' configs
-        # say
+        # one dtype for all parts, that of the context from_pretrained sets up, whatever the parts' configs say
         dtype = torch.get_default_dtype()
         if language_model is None:
             from transformers import AutoModelForCausalLM  # not above: see _registration
@@ -97,8 +95,7 @@ class ModalBridgeModel(ModalBridgePreTrainedModel):
         """Load the body out of a whole model's files; see `SavingMixin.from_pretrained`."""
         from .modeling_modalbridge import ModalBridgeForConditionalGeneration
 
-        # transformers cannot tell its own prefix "model" from the language model's, so the whole model is
-        # loaded
+        # transformers cannot tell its own prefix "model" from the language model's, so the whole model is loaded
         want_report = kwargs.pop("output_loading_info", False)
         model, report = ModalBridgeForConditionalGeneration.from_pretrained(
             pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
@@ -142,8 +139,7 @@ class ModalBridgeModel(ModalBridgePreTrainedModel):
         Args:
             modality: Name of the modality to imagine.
             text_embeds: `(items, embedding_dim)` text embeddings of the modality's own dual encoder.
-            **text_inputs: Instead of them, what that encoder's text tower takes: `input_ids`,
-                `attention_mask`.
+            **text_inputs: Instead of them, what that encoder's text tower takes: `input_ids`, `attention_mask`.
 
         Returns:
             `(items, embedding_dim)`, unit rows.
@@ -154,8 +150,7 @@ class ModalBridgeModel(ModalBridgePreTrainedModel):
         self.config.modality(modality)
         if modality not in self.corrections:
             raise ValueError(
-                f"modality {modality!r} has no correction, so text cannot stand in for it. Fit one "
-                "(ReAlign.fit) and "
+                f"modality {modality!r} has no correction, so text cannot stand in for it. Fit one (ReAlign.fit) and "
                 "build the model with it; NoCorrection passes text embeddings through unchanged."
             )
         if (text_embeds is None) == (not text_inputs):
@@ -175,8 +170,7 @@ class ModalBridgeModel(ModalBridgePreTrainedModel):
             modality: Its name.
             **inputs: One of `embeds` `(items, embedding_dim)`, with `input_tokens` `(items, input_tokens,
                 embedding_dim)` or these flattened as a store keeps them; the encoder's inputs; `imagine_embeds`, text
-                embeddings that the correction is yet to move; or `imagine_` before each of the text tower's
-                inputs.
+                embeddings that the correction is yet to move; or `imagine_` before each of the text tower's inputs.
 
         Returns:
             `(items, tokens_per_item, hidden_size)`.
@@ -217,8 +211,7 @@ class ModalBridgeModel(ModalBridgePreTrainedModel):
 
         Args:
             input_ids: `(batch, length)`.
-            modality_inputs: `{modality: inputs}` as `get_modality_features` takes them, items in reading
-                order.
+            modality_inputs: `{modality: inputs}` as `get_modality_features` takes them, items in reading order.
 
         Returns:
             `(batch, length, hidden_size)`, to be passed on as `inputs_embeds`.
@@ -261,8 +254,7 @@ class ModalBridgeModel(ModalBridgePreTrainedModel):
             past_key_values: Cache.
             inputs_embeds: `(batch, length, hidden)`, from `get_inputs_embeds` for instance.
             use_cache: Whether to return a cache.
-            logits_to_keep: Compute logits for the last n columns only, or for the columns in a tensor; 0 for
-                all.
+            logits_to_keep: Compute logits for the last n columns only, or for the columns in a tensor; 0 for all.
             **kwargs: For the language model.
 
         Returns:
@@ -274,10 +266,8 @@ class ModalBridgeModel(ModalBridgePreTrainedModel):
             inputs_embeds = self.get_inputs_embeds(input_ids, modality_inputs)
         elif modality_inputs:
             raise ValueError(
-                "inputs_embeds does not show where the placeholders were, so modality_inputs cannot be "
-                "placed in it. "
-                "Give input_ids instead, or fill the prompt in first: get_inputs_embeds(input_ids, "
-                "modality_inputs)."
+                "inputs_embeds does not show where the placeholders were, so modality_inputs cannot be placed in it. "
+                "Give input_ids instead, or fill the prompt in first: get_inputs_embeds(input_ids, modality_inputs)."
             )
         accepted = inspect.signature(self.language_model.forward).parameters
         if position_ids is None and past_key_values is None and attention_mask is not None and attention_mask.ndim == 2:
@@ -302,9 +292,8 @@ class ModalBridgeModel(ModalBridgePreTrainedModel):
     def _encoder(self, modality: str) -> nn.Module:
         if modality not in self.encoders:
             raise ValueError(
-                f"modality {modality!r} has no encoder in this model: it was built on embeddings. Compute "
-                "them with the "
-                f"encoder that its correction names and pass {{'embeds': ...}} of width "
+                f"modality {modality!r} has no encoder in this model: it was built on embeddings. Compute them with "
+                "the encoder that its correction names and pass {'embeds': ...} of width "
                 f"{self.config.modality(modality).embedding_dim}."
             )
         return self.encoders[modality]
@@ -319,15 +308,14 @@ class ModalBridgeModel(ModalBridgePreTrainedModel):
             if tuple(embeds.shape[1:]) not in ((tokens, dim), (tokens * dim,)):
                 raise ValueError(
                     f"token features of modality {modality!r} have shape {tuple(embeds.shape)}, expected (items, "
-                    f"{tokens}, "
-                    f"{dim}), or (items, {tokens * dim}). Are they from the encoder that this model was built on?"
+                    f"{tokens}, {dim}), or (items, {tokens * dim}). Are they from the encoder that this model was "
+                    "built on?"
                 )
             return embeds.reshape(-1, tokens, dim)
         if embeds.ndim != 2 or embeds.shape[1] != dim:
             raise ValueError(
-                f"embeddings of modality {modality!r} have shape {tuple(embeds.shape)}, expected (items, "
-                f"{dim}). Are they "
-                "from the encoder that this model was built on?"
+                f"embeddings of modality {modality!r} have shape {tuple(embeds.shape)}, expected (items, {dim}). Are "
+                "they from the encoder that this model was built on?"
             )
         return embeds
 
@@ -337,8 +325,7 @@ def _input_kind(modality: str, inputs: Mapping[str, Any]) -> str:
     kinds = {"embeds" if k == "embeds" else "imagine" if k.startswith(_IMAGINE) else "encoder" for k in inputs}
     if len(kinds) != 1:
         raise ValueError(
-            f"modality {modality!r} got the inputs {', '.join(inputs) or 'none'}; give one kind a call: "
-            "'embeds', "
+            f"modality {modality!r} got the inputs {', '.join(inputs) or 'none'}; give one kind a call: 'embeds', "
             "'imagine_embeds', 'imagine_<text tower input>' or the encoder's own inputs."
         )
     return kinds.pop()
@@ -363,10 +350,8 @@ def _build_correction(modality: ModalityConfig, name: str) -> nn.Module:
     correction = AutoCorrection.from_config(modality.correction_config)
     if correction.dim != modality.embedding_dim:
         raise ValueError(
-            f"the correction of modality {name!r} is for embeddings of width {correction.dim}, but "
-            "embedding_dim is "
-            f"{modality.embedding_dim}. It was fitted on another encoder; fit one on this encoder's "
-            "embeddings."
+            f"the correction of modality {name!r} is for embeddings of width {correction.dim}, but embedding_dim is "
+            f"{modality.embedding_dim}. It was fitted on another encoder; fit one on this encoder's embeddings."
         )
     return correction
 

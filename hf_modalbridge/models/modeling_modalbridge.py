@@ -232,8 +232,7 @@ class ModalBridgeForConditionalGeneration(ModalBridgePreTrainedModel, Generation
         Returns:
             What transformers' `generate` returns.
         """
-        # generation_config.suppress_tokens says the same to other engines, but a config passed here would
-        # drop it
+        # generation_config.suppress_tokens says the same to other engines, but a config passed here would drop it
         processors = LogitsProcessorList(logits_processor or [])
         processors.append(_SuppressPlaceholders(self.config.placeholder_token_ids))
         return super().generate(inputs, *args, logits_processor=processors, **kwargs)

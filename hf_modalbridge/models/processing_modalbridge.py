@@ -29,8 +29,7 @@ class ModalBridgeProcessor(HubMixin, ProcessorMixin):
 
     Args:
         tokenizer: The language model's tokenizer, a fast one.
-        modalities: `{name: {"placeholder_token", "placeholder_token_id", "tokens_per_item",
-            "embedding_dim"}}`.
+        modalities: `{name: {"placeholder_token", "placeholder_token_id", "tokens_per_item", "embedding_dim"}}`.
         chat_template: Instead of the tokenizer's own.
         encoder_processors: `{name: processor of that modality's encoder}`.
     """
@@ -49,9 +48,9 @@ class ModalBridgeProcessor(HubMixin, ProcessorMixin):
             found = tokenizer.convert_tokens_to_ids(spec["placeholder_token"])
             if found != spec["placeholder_token_id"]:
                 raise ValueError(
-                    f"the tokenizer gives placeholder {spec['placeholder_token']!r} of modality {name!r} "
-                    f"the id {found}, but the "
-                    f"model expects {spec['placeholder_token_id']}. Use the tokenizer saved with the model."
+                    f"the tokenizer gives placeholder {spec['placeholder_token']!r} of modality {name!r} the id "
+                    f"{found}, but the model expects {spec['placeholder_token_id']}. Use the tokenizer saved with the "
+                    "model."
                 )
 
     @property
@@ -125,8 +124,7 @@ class ModalBridgeProcessor(HubMixin, ProcessorMixin):
             chat_template: Instead of the processor's.
             tokenize: Whether to go on from text to a batch.
             return_dict: Whether the batch is returned whole rather than its `input_ids`.
-            return_labels: Whether to add `labels`: the answers, all turns, -100 elsewhere. Implies the two
-                above.
+            return_labels: Whether to add `labels`: the answers, all turns, -100 elsewhere. Implies the two above.
             return_tensors: Only `pt`.
             add_generation_prompt: Whether to end with the beginning of an answer.
             padding_side: `right` with labels, else `left`.
@@ -201,8 +199,7 @@ class ModalBridgeProcessor(HubMixin, ProcessorMixin):
             modality: Its name.
             embeds: `(items, embedding_dim)` embeddings of the modality itself.
             imagine_embeds: Or text embeddings, which the model's correction moves.
-            max_length: Longest row in tokens; a caption that is cut loses its end token, which would be
-                false.
+            max_length: Longest row in tokens; a caption that is cut loses its end token, which would be false.
             padding_side: `right` by default.
 
         Returns:
@@ -210,8 +207,7 @@ class ModalBridgeProcessor(HubMixin, ProcessorMixin):
             embeddings are given.
 
         Raises:
-            ValueError: If a caption is blank or contains a placeholder, or the numbers differ; rows are
-                named.
+            ValueError: If a caption is blank or contains a placeholder, or the numbers differ; rows are named.
         """
         spec = self._spec(modality)
         captions = list(captions)
@@ -227,8 +223,7 @@ class ModalBridgeProcessor(HubMixin, ProcessorMixin):
                 if token in caption:
                     raise ValueError(
                         f"caption {row} contains the placeholder token {token!r} of modality {name!r}: "
-                        f"{caption[:80]!r}. "
-                        "It would be read as an item; remove it from the caption."
+                        f"{caption[:80]!r}. It would be read as an item; remove it from the caption."
                     )
         inputs = {}
         if embeds is not None and imagine_embeds is not None:
@@ -308,20 +303,17 @@ class ModalBridgeProcessor(HubMixin, ProcessorMixin):
             given = arguments.count(name)
             if placeholders != given:
                 raise ValueError(
-                    f"the prompts hold {placeholders} placeholder(s) {spec['placeholder_token']!r} of "
-                    f"modality {name!r}, but "
-                    f"{given} item(s) of it were given. Write one placeholder where each item belongs; the "
-                    "processor makes "
-                    f"it {spec['tokens_per_item']} tokens long."
+                    f"the prompts hold {placeholders} placeholder(s) {spec['placeholder_token']!r} of modality "
+                    f"{name!r}, but {given} item(s) of it were given. Write one placeholder where each item belongs; "
+                    f"the processor makes it {spec['tokens_per_item']} tokens long."
                 )
 
     def _encode_labelled(self, chats: list[FlatChat], render: Any, bos: list[int]) -> tuple[list[Any], list[Any]]:
         """Tokenize chats and label their answers."""
         if not self.tokenizer.is_fast:
             raise ValueError(
-                "labels need the character offsets of a fast tokenizer, but "
-                f"{type(self.tokenizer).__name__} is a slow one. "
-                "Load it by AutoTokenizer, or convert it to a tokenizer.json."
+                f"labels need the character offsets of a fast tokenizer, but {type(self.tokenizer).__name__} is a slow "
+                "one. Load it by AutoTokenizer, or convert it to a tokenizer.json."
             )
         texts, spans = [], []
         for chat in chats:

@@ -39,8 +39,7 @@ class RecomposeConnector(nn.Module):
         if not surrogates or config.input_tokens is None:
             raise ValueError(
                 "connector_type 'recompose' needs input_tokens, the tokens that the encoder gives, and "
-                "connector_config "
-                "with 'surrogates': [{'partner': 'text', 'num_tokens': ..., 'active': ...}]. "
+                "connector_config with 'surrogates': [{'partner': 'text', 'num_tokens': ..., 'active': ...}]. "
                 "recipes/train_pairwise.py writes both."
             )
         total = sum(s["num_tokens"] for s in surrogates)

@@ -64,19 +64,16 @@ class SavingMixin(HubMixin):
             state_dict: Instead of the model's own, gathered by a distributed trainer for instance.
             push_to_hub: Whether to upload the directory afterwards, to `repo_id` or a repo named like it.
             bridge_only: Write connectors and corrections only. The config names the language model and the
-                encoders by id and revision; loading fetches them from there. Refused if the language model
-                was trained.
-            **kwargs: For transformers' `save_pretrained`, `repo_id`, `token`, `private`, `commit_message`
-                among them.
+                encoders by id and revision; loading fetches them from there. Refused if the language model was trained.
+            **kwargs: For transformers' `save_pretrained`, `repo_id`, `token`, `private`, `commit_message` among them.
 
         Raises:
             ValueError: If `bridge_only` is asked for and would lose something.
         """
         hub = {k: kwargs.pop(k) for k in ("private", "commit_message") if k in kwargs}
         repo_id = kwargs.pop("repo_id", Path(save_directory).name)
-        # transformers 5.23 takes model.language_model.model for the name of an older LLaVA, and would undo a
-        # renaming that it
-        # did not need when it loaded: names in our files are those of the state dict
+        # transformers 5.23 takes model.language_model.model for the name of an older LLaVA, and would undo a renaming
+        # that it did not need when it loaded: names in our files are those of the state dict
         kwargs.setdefault("save_original_format", False)
         directory = Path(save_directory)
         if getattr(self, "_hf_peft_config_loaded", False):
@@ -187,11 +184,9 @@ def check_report(report: dict[str, Any], source: Any, lenient: bool) -> None:
         problems.append(f"{len(unexpected)} have no place ({', '.join(unexpected[:3])})")
     if problems:
         raise ValueError(
-            f"the checkpoint {str(source)!r} does not belong to this model: {'; '.join(problems)}. Load it "
-            "without a config of "
-            "your own, so that the one beside it is used; if that is what you did, its files come from "
-            "different models or the "
-            "save was interrupted, and it has to be saved again."
+            f"the checkpoint {str(source)!r} does not belong to this model: {'; '.join(problems)}. Load it without a "
+            "config of your own, so that the one beside it is used; if that is what you did, its files come from "
+            "different models or the save was interrupted, and it has to be saved again."
         )
 
 

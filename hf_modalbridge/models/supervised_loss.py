@@ -28,10 +28,9 @@ def supervised_columns(labels: Tensor) -> Tensor:
     columns = (labels[:, 1:] != IGNORE_INDEX).any(0).nonzero().squeeze(-1)
     if columns.numel() == 0:
         raise ValueError(
-            f"labels of shape {tuple(labels.shape)} supervise no token: every entry after the first column "
-            "is "
-            f"{IGNORE_INDEX}. Check that the prompts end with the answer to be learned and were not "
-            "truncated before it."
+            f"labels of shape {tuple(labels.shape)} supervise no token: every entry after the first column is "
+            f"{IGNORE_INDEX}. Check that the prompts end with the answer to be learned and were not truncated before "
+            "it."
         )
     return columns
 
@@ -49,8 +48,7 @@ def token_loss(
         targets: `(batch, columns)`, already shifted; `-100` is left out.
         reduction: `mean` over the supervised tokens, `sum`, or `none`: `(batch, columns)` with zeros where
             unsupervised.
-        num_items_in_batch: Divide the sum by this instead (gradient accumulation over batches of unequal
-            length).
+        num_items_in_batch: Divide the sum by this instead (gradient accumulation over batches of unequal length).
 
     Returns:
         A scalar, or `(batch, columns)` with `none`.

@@ -45,17 +45,15 @@ def add_placeholder(tokenizer: Any, token: str) -> int:
     if token in in_use:
         raise ValueError(
             f"placeholder token {token!r} already has a meaning for this tokenizer; choose another, such as "
-            "'<|image|>', or "
-            "an unused special token."
+            "'<|image|>', or an unused special token."
         )
     tokenizer.add_tokens([AddedToken(token, special=True, normalized=False)], special_tokens=True)
     token_id = tokenizer.convert_tokens_to_ids(token)
     ids = tokenizer(f"a {token}{token}b", add_special_tokens=False)["input_ids"]
     if ids.count(token_id) != 2:
         raise ValueError(
-            f"placeholder token {token!r} does not stay whole in this tokenizer: two in a row became {ids}. "
-            "Choose a string "
-            "that occurs in no text, such as '<|image|>'."
+            f"placeholder token {token!r} does not stay whole in this tokenizer: two in a row became {ids}. Choose a "
+            "string that occurs in no text, such as '<|image|>'."
         )
     return token_id
 
@@ -65,8 +63,7 @@ def fit_vocabulary(language_model: PreTrainedModel, size: int) -> None:
     """Grow the language model's vocabulary to at least `size`; new rows are the mean of the old ones.
 
     transformers draws new rows at random around that mean. Here they are exactly it, so that a bridge
-    without its base model is rebuilt bit by bit. Zero rows would not do: a logit of 0 can be far above all
-    others.
+    without its base model is rebuilt bit by bit. Zero rows would not do: a logit of 0 can be far above all others.
 
     Args:
         language_model: Changed in place.

@@ -154,7 +154,7 @@ def gap_page(world: World) -> None:
                     for label in ("Source", "Target")
                 ]
                 gr.HTML(
-                    f"<p>Rows of embeddings of both sides, usually text and the modality: "
+                    "<p>Rows of embeddings of both sides, usually text and the modality: "
                     f"{', '.join(EMBEDDING_FILES)}.</p>",
                     elem_classes="mb-lead",
                     padding=True,

@@ -71,8 +71,7 @@ class World:
 
     Args:
         models: The first that reads a modality is asked about it; Imagine and Bring use the first of all.
-        stores: Folder of the demo's stores (`images-test`, ...); None looks beside the first model, then
-            nowhere.
+        stores: Folder of the demo's stores (`images-test`, ...); None looks beside the first model, then nowhere.
         limits: Of uploads.
         examples: How many examples of each modality the Chat page offers.
     """

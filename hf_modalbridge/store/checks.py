@@ -49,8 +49,7 @@ def to_rows(embeddings: np.ndarray | torch.Tensor, dim: int, dtype: str) -> np.n
         raise TypeError(f"embeddings are floating point numbers, got {tensor.dtype}. Convert them first.")
     if tensor.ndim != 2 or tensor.shape[1] != dim:
         raise ValueError(
-            f"embeddings of shape {tuple(tensor.shape)} do not go into a store of dim {dim}: expected (n, "
-            f"{dim}). "
+            f"embeddings of shape {tuple(tensor.shape)} do not go into a store of dim {dim}: expected (n, {dim}). "
             "Check that the encoder is the one the store was made for."
         )
     return tensor.detach().to("cpu", getattr(torch, dtype)).contiguous().numpy()
@@ -86,8 +85,7 @@ def check_ids(ids: Sequence[str], rows: int, seen: set[str]) -> list[str]:
                 twice.append(name)
             known.add(name)
         raise ValueError(
-            f"{len(twice)} ids occur twice: {listed(twice)}. An id names one row of a store; when resuming, "
-            "skip the "
+            f"{len(twice)} ids occur twice: {listed(twice)}. An id names one row of a store; when resuming, skip the "
             "first `rows_written` items."
         )
     return ids

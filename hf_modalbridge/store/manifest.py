@@ -110,8 +110,7 @@ class Manifest:
         path = folder / MANIFEST
         if not path.is_file():
             raise FileNotFoundError(
-                f"{folder} is no embedding store: it has no {MANIFEST}. Write one with `modalbridge embed` "
-                "or "
+                f"{folder} is no embedding store: it has no {MANIFEST}. Write one with `modalbridge embed` or "
                 "EmbeddingStoreWriter."
             )
         try:
@@ -133,10 +132,9 @@ class Manifest:
                 raise ValueError(f"rows is {data['rows']}, but its shards add up to {manifest.rows}")
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(
-                f"{path} is not a manifest of {FORMAT} version {FORMAT_VERSION} ({type(error).__name__}: "
-                f"{error}). "
-                "It was edited by hand, damaged, or written by a newer version: update the package or copy "
-                "the store again."
+                f"{path} is not a manifest of {FORMAT} version {FORMAT_VERSION} ({type(error).__name__}: {error}). It "
+                "was edited by hand, damaged, or written by a newer version: update the package or copy the store "
+                "again."
             ) from error
         return manifest
 
@@ -193,8 +191,7 @@ def read_shard_header(path: Path, dim: int, dtype: str, rows: int) -> int:
     expected = (code, [rows, dim], [0, rows * dim * item])
     if found != expected:
         raise ValueError(
-            f"{path} disagrees with the store's manifest: the file holds {found[0]} {found[1]}, the manifest "
-            "says "
+            f"{path} disagrees with the store's manifest: the file holds {found[0]} {found[1]}, the manifest says "
             f"{expected[0]} {expected[1]}. The two come from different runs; copy the store again."
         )
     if size != 8 + length + expected[2][1]:

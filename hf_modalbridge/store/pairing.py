@@ -36,8 +36,8 @@ def match_pairs(
             matched.setdefault(value, (position, first[value]))
     if not matched:
         raise ValueError(
-            f"no value of the column {column!r} occurs in both {source.path} and {target.path} "
-            f"(first values: {values[0]!r} and {others[0]!r}). Name a column that pairs their rows."
+            f"no value of the column {column!r} occurs in both {source.path} and {target.path} (first values: "
+            f"{values[0]!r} and {others[0]!r}). Name a column that pairs their rows."
         )
     pairs = np.array(list(matched.values()))
     if limit is not None and len(pairs) > limit:

@@ -54,9 +54,8 @@ class EmbeddingStore(HubStore):
         manifest = Manifest.read(folder)
         if not manifest.complete and not allow_incomplete:
             raise ValueError(
-                f"the store {folder} is incomplete: its writer was stopped after {manifest.rows} rows. Run "
-                "that command "
-                "again to go on (resume=True), or open it with allow_incomplete=True to use those rows."
+                f"the store {folder} is incomplete: its writer was stopped after {manifest.rows} rows. Run that "
+                "command again to go on (resume=True), or open it with allow_incomplete=True to use those rows."
             )
         if not manifest.rows:
             raise ValueError(f"the store {folder} is empty: its manifest lists no rows. Write it again.")
@@ -75,9 +74,8 @@ class EmbeddingStore(HubStore):
                 raise ValueError(f"{folder / part.file} is damaged: {error}. Copy the store again.") from error
             if found != part.rows:
                 raise ValueError(
-                    f"{folder / part.file} has {found} lines, but {MANIFEST} says {part.rows}: they come "
-                    "from different "
-                    "runs. Copy the store again."
+                    f"{folder / part.file} has {found} lines, but {MANIFEST} says {part.rows}: they come from "
+                    "different runs. Copy the store again."
                 )
         if sum(part.rows for part in manifest.index) != manifest.rows:
             raise ValueError(
@@ -159,8 +157,7 @@ class EmbeddingStore(HubStore):
         missing = [name for name in ids if name not in self._position]
         if missing:
             raise KeyError(
-                f"{len(missing)} of {len(ids)} ids are not in the store {self.path}: {listed(missing)}. "
-                "Embed them, or "
+                f"{len(missing)} of {len(ids)} ids are not in the store {self.path}: {listed(missing)}. Embed them, or "
                 "drop the rows that refer to them."
             )
         return np.fromiter((self._position[name] for name in ids), np.int64, len(ids))
@@ -246,9 +243,8 @@ class EmbeddingStore(HubStore):
             found = file_sha256(self.path / part.file)
             if found != part.sha256:
                 raise ValueError(
-                    f"{self.path / part.file} was changed after it was written: sha256 {found[:12]}..., the "
-                    "manifest says "
-                    f"{part.sha256[:12]}.... Copy the store again."
+                    f"{self.path / part.file} was changed after it was written: sha256 {found[:12]}..., the manifest "
+                    f"says {part.sha256[:12]}.... Copy the store again."
                 )
 
     @cached_property

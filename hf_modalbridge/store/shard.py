@@ -21,8 +21,7 @@ class ShardFile:
     """A safetensors file under construction, with the one tensor `embeddings`.
 
     The header needs the number of rows in advance. It is written for the number foreseen; a shard that ends
-    earlier gets its header corrected, which then has the same length by padding, and its hash from a second
-    look.
+    earlier gets its header corrected, which then has the same length by padding, and its hash from a second look.
 
     Args:
         path: Temporary name of the file.

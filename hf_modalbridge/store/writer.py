@@ -75,8 +75,7 @@ class EmbeddingStoreWriter:
         dtype = str(np.dtype(dtype)) if not isinstance(dtype, str) else dtype
         if dtype not in DTYPES or dim < 1 or rows_per_shard < 1:
             raise ValueError(
-                f"a store has a dtype among {', '.join(DTYPES)}, dim >= 1 and rows_per_shard >= 1; got "
-                f"{dtype!r}, "
+                f"a store has a dtype among {', '.join(DTYPES)}, dim >= 1 and rows_per_shard >= 1; got {dtype!r}, "
                 f"{dim} and {rows_per_shard}."
             )
         self.path = Path(path)

@@ -1,7 +1,6 @@
 """Training: one loop, the two stages of the unpaired route, exact resume.
 
-Configurations are read without torch or accelerate; the rest is loaded when one of its names is first asked
-for.
+Configurations are read without torch or accelerate; the rest is loaded when one of its names is first asked for.
 """
 
 from __future__ import annotations

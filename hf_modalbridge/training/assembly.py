@@ -26,8 +26,7 @@ __all__ = [
 ]
 
 _NOT_IDENTITY = frozenset(
-    "transformers_version architectures language_model_source encoder_source metadata name_or_path "
-    "bridge_only "
+    "transformers_version architectures language_model_source encoder_source metadata name_or_path bridge_only "
     "encoder_config use_cache".split()
 )
 

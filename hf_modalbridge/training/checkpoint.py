@@ -22,8 +22,7 @@ _NAME = re.compile(r"step-(\d{8})")
 class CheckpointFolder:
     """The checkpoints of one run.
 
-    Each is a directory like `step-00000100/` with `trained.safetensors`, `optimizer.safetensors` and
-    `state.json`.
+    Each is a directory like `step-00000100/` with `trained.safetensors`, `optimizer.safetensors` and `state.json`.
 
     There is no random state: every draw of the loop is seeded from the run's seed and the position,
     so the step number is the whole state of order, learning rate, dropout and noise.

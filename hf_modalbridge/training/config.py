@@ -43,8 +43,7 @@ class LoopConfig:
         total_limit: Checkpoints kept.
         eval_steps: Steps between evaluations of the held-out loss; 0 evaluates at the end only.
         eval_batch_size: Rows of one held-out forward pass; None takes `per_device_batch_size`.
-        resume: `auto` goes on from the newest checkpoint in the output directory, `never` refuses if there is
-            one.
+        resume: `auto` goes on from the newest checkpoint in the output directory, `never` refuses if there is one.
         trackers: Of accelerate: `tensorboard`, `trackio`, `wandb`, ...
         progress: Show a progress bar.
     """
@@ -200,8 +199,7 @@ class Stage2Config:
         held_out_chats: JSONL file of the held-out loss; None splits off `held_out_rows`.
         held_out_rows: Chats split off the end of a seeded permutation when there is no held-out file.
         max_length: Longest chat in tokens; longer ones are cut at the end.
-        lazy_tokenization: Tokenize when a row is first read, not before training; for large sets with
-            workers.
+        lazy_tokenization: Tokenize when a row is first read, not before training; for large sets with workers.
         start_from: Model directory to start from; None takes stage 1's product.
     """
 

@@ -23,8 +23,7 @@ def load_config(cls: type[T], path: str | Path | None, overrides: Sequence[str] 
     Args:
         cls: A dataclass whose fields are plain values, lists, dicts or dataclasses.
         path: The YAML file; None starts from nothing.
-        overrides: `key=value`, `--key=value` or `--key value`, keys dotted for nested fields; values are
-            YAML.
+        overrides: `key=value`, `--key=value` or `--key value`, keys dotted for nested fields; values are YAML.
 
     Returns:
         An instance of `cls`.

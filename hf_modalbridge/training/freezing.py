@@ -74,6 +74,6 @@ def assert_trainable(model: nn.Module, expected: int) -> None:
         groups[key] = groups.get(key, 0) + parameter.numel()
     raise ValueError(
         f"{count} parameters train, expected {expected}; by module: "
-        f"{dict(sorted(groups.items(), key=lambda g: -g[1])[:8])}. Freeze with `train_only(model, modules)` "
-        "after the last change of the model."
+        f"{dict(sorted(groups.items(), key=lambda g: -g[1])[:8])}. Freeze with `train_only(model, modules)` after the "
+        "last change of the model."
     )

@@ -174,8 +174,7 @@ class ModalityGraph:
             if name == TEXT or not name.isidentifier() or name != name.lower():
                 raise ValueError(
                     f"{name!r} cannot name a modality of the graph: use a lower-case identifier; 'text' is the "
-                    "language "
-                    "model's own and is configured under 'text'."
+                    "language model's own and is configured under 'text'."
                 )
         for pair in self.pairs:
             what = f"the pair {pair.source}-{pair.target}"
@@ -195,9 +194,8 @@ class ModalityGraph:
             for partner in modality.surrogates:
                 if partner != TEXT and partner not in self.neighbours(name):
                     raise ValueError(
-                        f"{name!r} is to be decoded in the space of {partner!r}, but no pairs join them: it has "
-                        "pairs with "
-                        f"{', '.join(self.neighbours(name)) or 'nothing'}."
+                        f"{name!r} is to be decoded in the space of {partner!r}, but no pairs join them: it has pairs "
+                        f"with {', '.join(self.neighbours(name)) or 'nothing'}."
                     )
 
     def _check_reachable(self) -> None:
@@ -217,7 +215,6 @@ class ModalityGraph:
                 else "it has no pairs at all"
             )
             raise ValueError(
-                f"the language model cannot be reached from the modality {name!r}: {reason}. Nothing would teach "
-                "what its "
-                f"items mean in words. Add pairs that join it to {', '.join(sorted(reached))}, or leave it out."
+                f"the language model cannot be reached from the modality {name!r}: {reason}. Nothing would teach what "
+                f"its items mean in words. Add pairs that join it to {', '.join(sorted(reached))}, or leave it out."
             )

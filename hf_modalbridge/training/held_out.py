@@ -44,8 +44,7 @@ def held_out_loss(
     device = accelerator.device if accelerator else next(model.parameters()).device
     total = torch.zeros(2, dtype=torch.float32 if device.type == "mps" else torch.float64)
     for i in range(rank, math.ceil(len(batches) / processes) * processes, processes):
-        # sharded models need every process at every forward pass: the ones without a batch repeat one,
-        # unweighted
+        # sharded models need every process at every forward pass: the ones without a batch repeat one, unweighted
         batch = collate(fetch_rows(dataset, batches[i % len(batches)].tolist()))
         inputs = send_to_device({k: v for k, v in batch.items() if k != "ids"}, device)
         loss = model(**inputs, reduction="sum").loss

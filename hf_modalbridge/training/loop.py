@@ -77,10 +77,8 @@ def train(
     same numbers, on one CPU process to the last bit.
 
     Args:
-        model: Takes a collated batch and `num_items_in_batch` or `reduction="sum"`, and returns an output
-            with a loss.
-        dataset: Rows by index, by `__getitems__` if it has it; `lengths`, if it has them, sorts rows to save
-            padding.
+        model: Takes a collated batch and `num_items_in_batch` or `reduction="sum"`, and returns an output with a loss.
+        dataset: Rows by index, by `__getitems__` if it has it; `lengths`, if it has them, sorts rows to save padding.
         collate: From a list of rows to a batch with `labels`; its `ids`, if any, are for messages.
         args: Settings.
         output_dir: None writes nothing: for studies of many runs in one process.
@@ -98,8 +96,7 @@ def train(
         Losses by step, the held-out loss and the last checkpoint.
 
     Raises:
-        ValueError: If nothing trains, there is no data, or a checkpoint is of another run; the differences
-            are named.
+        ValueError: If nothing trains, there is no data, or a checkpoint is of another run; the differences are named.
         FloatingPointError: If a loss or gradient is not finite.
     """
     output = None if output_dir is None else Path(output_dir)
@@ -316,10 +313,9 @@ class _Run:
         if not (math.isfinite(value) and math.isfinite(norm)):
             rows = [i for batch in micro for i in batch.get("ids", [])][:8]
             raise FloatingPointError(
-                f"step {step + 1}: loss {value}, gradient norm {norm} at learning rate "
-                f"{args.learning_rate * rate:g}; the rows of this process begin with {rows}. Look at these "
-                "rows, lower the learning rate or lengthen the warm-up; the last checkpoint is from before "
-                "this step."
+                f"step {step + 1}: loss {value}, gradient norm {norm} at learning rate {args.learning_rate * rate:g}; "
+                f"the rows of this process begin with {rows}. Look at these rows, lower the learning rate or lengthen "
+                "the warm-up; the last checkpoint is from before this step."
             )
         self.prepared_optimizer.step()
         self.prepared_optimizer.zero_grad()

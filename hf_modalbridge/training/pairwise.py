@@ -199,7 +199,6 @@ def describe(name: str, result: StageResult) -> str:
     held_out = "not measured" if training.held_out_loss is None else f"{training.held_out_loss:.4f}"
     processes = PartialState().num_processes
     return (
-        f"{name}: {training.steps} steps on {processes} process(es), loss {training.rows[-1]['loss']:.4f}, "
-        "held-out loss "
-        f"{held_out}, model in {result.model_dir}"
+        f"{name}: {training.steps} steps on {processes} process(es), loss {training.rows[-1]['loss']:.4f}, held-out "
+        f"loss {held_out}, model in {result.model_dir}"
     )

@@ -205,9 +205,8 @@ def stage2_modalities(graph: ModalityGraph, stage: RecomposeStage) -> list[str]:
     wrong = [name for name in wanted if name not in paired]
     if wrong or not wanted:
         raise ValueError(
-            f"stage2.modalities has {wrong or 'nothing'}, but the language model's loss needs captions: choose "
-            "from those "
-            f"paired with text, {', '.join(paired)}."
+            f"stage2.modalities has {wrong or 'nothing'}, but the language model's loss needs captions: choose from "
+            f"those paired with text, {', '.join(paired)}."
         )
     return list(wanted)
 

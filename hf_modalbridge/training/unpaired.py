@@ -63,8 +63,7 @@ def run_stage1(config: RevisionConfig) -> StageResult:
     """Train the connector on text embeddings that the correction moves (ReVision, stage 1).
 
     `L = - sum_t log p(w_t | w_<t, connector(correction(y)))`: the caption w is the source of the text
-    embedding y and the supervision. No encoder is in memory; the noise of a C3 correction is drawn anew at
-    every step.
+    embedding y and the supervision. No encoder is in memory; the noise of a C3 correction is drawn anew at every step.
 
     Args:
         config: The recipe; `config.stage1` must be there.
@@ -73,8 +72,7 @@ def run_stage1(config: RevisionConfig) -> StageResult:
         Losses and the model directory.
 
     Raises:
-        ValueError: If the store is of another encoder or width than the correction, or a checkpoint of
-            another run.
+        ValueError: If the store is of another encoder or width than the correction, or a checkpoint of another run.
     """
     from hf_modalbridge.store import EmbeddingStore
 
@@ -124,8 +122,7 @@ def run_stage2(config: RevisionConfig, stage1: StageResult | None = None) -> Sta
 
     Args:
         config: The recipe; `config.stage2` must be there.
-        stage1: Stage 1's product; None looks for it in the output directory, if the recipe names no other
-            start.
+        stage1: Stage 1's product; None looks for it in the output directory, if the recipe names no other start.
 
     Returns:
         Losses and the model directory.
@@ -162,8 +159,8 @@ def run_stage2(config: RevisionConfig, stage1: StageResult | None = None) -> Sta
     if stage.language_model == "frozen" and not always:
         raise ValueError(
             "stage2.language_model is 'frozen', but some chats have no item of "
-            f"{sorted(set(stores) - dataset.every_chat_has)}, so nothing in them could train: leave those "
-            "chats out, or choose 'lora' or 'full'."
+            f"{sorted(set(stores) - dataset.every_chat_has)}, so nothing in them could train: leave those chats out, "
+            "or choose 'lora' or 'full'."
         )
     identity = {
         "stage": 2,

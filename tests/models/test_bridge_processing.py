@@ -116,8 +116,7 @@ def test_labels_are_what_the_assistant_says_and_its_end(processor):
     batch = processor.apply_chat_template(chat, return_labels=True)
     assert supervised(processor, batch) == "a dog, and<|im_end|>the table<|im_end|>"
     assert torch.equal(processor.labels(chat), batch["labels"])
-    # the supervised tokens are those that a model would have to write after the prompt it is given at
-    # inference
+    # the supervised tokens are those that a model would have to write after the prompt it is given at inference
     for i in (2, 4):
         prompt = processor.apply_chat_template(chat[:i], tokenize=True, add_generation_prompt=True)[0]
         assert batch["input_ids"][0, : len(prompt)].tolist() == prompt.tolist()

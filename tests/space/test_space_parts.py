@@ -54,9 +54,8 @@ def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 def test_nothing_of_gradio_is_loaded_before_the_space_starts():
     script = (
-        "import sys, hf_modalbridge, hf_modalbridge.space, hf_modalbridge.cli; "
-        "from hf_modalbridge.space import read_table, Limits; "
-        "assert not {'gradio', 'plotly', 'fastapi', 'torch'} & set(sys.modules), 'loaded'"
+        "import sys, hf_modalbridge, hf_modalbridge.space, hf_modalbridge.cli; from hf_modalbridge.space import "
+        "read_table, Limits; assert not {'gradio', 'plotly', 'fastapi', 'torch'} & set(sys.modules), 'loaded'"
     )
     subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT)
 
