@@ -81,16 +81,33 @@ def differences(results: dict[str, list[dict[str, Any]]]) -> str:
     than the rows do.
     """
     bases = [row for row in ("none", "realign") if row in results]
-    heads = [f"{measure}, less `{base}`" for base in bases for measure in ("log-likelihood", "calibrated choice")]
+    measures = {
+        "log-likelihood": ("nll", -1),
+        "raw choice": ("choice", 1),
+        "calibrated choice": ("calibrated_choice", 1),
+    }
+    heads = [f"{measure}, less `{base}`" for base in bases for measure in measures]
     lines = ["| row | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
     for row, runs in results.items():
         cells = []
         for base in bases:
-            for key, sign in (("nll", -1), ("calibrated_choice", 1)):
+            for key, sign in measures.values():
                 both = zip(runs, results[base], strict=True)
                 mean, half = student_interval([sign * (run[key] - other[key]) for run, other in both])
                 cells.append("" if row == base else f"{mean:+.3f} ± {half:.3f}")
         lines.append(f"| {row} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def searched(searches: dict[str, dict[tuple[float, float], float]], rates: tuple[float, ...]) -> str:
+    """Write what each row's knobs were chosen from as a Markdown table."""
+    *others, first = rates
+    heads = [f"noise {noise:g}" for noise in NOISES] + [f"chosen noise, learning rate {rate:g}" for rate in others]
+    lines = [f"| row | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
+    for row, tried in searches.items():
+        noise, _ = min(tried, key=tried.__getitem__)
+        knobs = [(n, first) for n in NOISES] + [(noise, rate) for rate in others]
+        lines.append(f"| {row} | " + " | ".join(f"{tried[k]:.3f}" if k in tried else "" for k in knobs) + " |")
     return "\n".join(lines)
 
 
@@ -137,6 +154,9 @@ def main() -> None:
         f"chosen for each row on the validation pictures.\n\n{table(results, study.ceilings('test'))}\n\n"
         "Differences of runs of the same seed (same first "
         f"weights, same order of the text), mean ± half-width over seeds; more is better:\n\n{differences(results)}\n\n"
+        "What input noise and learning rate were chosen from: negative log-likelihood of the validation captions, one "
+        f"seed, learning rate {bed.learning_rates[-1]:g} unless said otherwise; less is better:\n\n"
+        f"{searched({row: study.search(row) for row in results}, bed.learning_rates)}\n\n"
         f"Settings: `{json.dumps(asdict(study.settings))}`.\n"
     )
     print("\n" + text)

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from run_files import write_json
 
+from hf_modalbridge.cached_files import file_sha256
 from hf_modalbridge.corrections import AutoCorrection, Correction
 from hf_modalbridge.corrections.aniso_config import ABLATIONS
 from hf_modalbridge.data import BridgeCollator, CaptionDataset
@@ -29,7 +30,7 @@ from hf_modalbridge.training import LoopConfig, train, train_only, warm_start_co
 MAIN_ROWS = ("blind", "none", "mean_shift", "c3", "realign", "aniso_align", "paired")
 MORE_ROWS = ("gr", "block_covariance")
 ABLATION_ROWS = tuple(f"aniso_{name}" for name in ABLATIONS if name != "all")
-NOISES = (0.0, 1.0, 2.0)
+NOISES = (0.0, 1.0, 2.0, 3.0)
 SEARCH_SEED = 100
 
 # correction and hyper-parameters by row; the rows that are not here use none
@@ -101,17 +102,31 @@ class Study:
     def __init__(self, output: Path, stores: dict[str, Path], bed: Bed, seeds: int) -> None:
         self.output, self.stores, self.bed, self.seeds = output, stores, bed, seeds
         self.settings = bed.settings
+        self.weights = file_sha256(bed.language_model / "model.safetensors")
 
-    def row(self, row: str) -> list[dict[str, Any]]:
-        """Choose a row's input noise, then its learning rate, on validation; run its seeds on test."""
+    def search(self, row: str) -> dict[tuple[float, float], float]:
+        """Try every input noise with one learning rate, then the other learning rates with the best noise.
 
-        def best(candidates: list[tuple[float, float]]) -> tuple[float, float]:
-            return min(candidates, key=lambda knobs: self.result(row, *knobs, SEARCH_SEED, "validation")["nll"])
+        Args:
+            row: Its name.
+
+        Returns:
+            Negative log-likelihood of the validation captions by input noise and learning rate.
+        """
+
+        def likelihood(noise: float, rate: float) -> float:
+            return float(self.result(row, noise, rate, SEARCH_SEED, "validation")["nll"])
 
         first = self.bed.learning_rates[-1]
         # noise on the blind row's constant would only hide what is to be learned
-        noise, _ = best([(noise, first) for noise in (NOISES[:1] if row == "blind" else NOISES)])
-        knobs = best([(noise, rate) for rate in self.bed.learning_rates])
+        tried = {(noise, first): likelihood(noise, first) for noise in (NOISES[:1] if row == "blind" else NOISES)}
+        noise, _ = min(tried, key=tried.__getitem__)
+        return tried | {(noise, rate): likelihood(noise, rate) for rate in self.bed.learning_rates}
+
+    def row(self, row: str) -> list[dict[str, Any]]:
+        """Choose a row's input noise and learning rate on validation; run its seeds on test."""
+        tried = self.search(row)
+        knobs = min(tried, key=tried.__getitem__)
         return [self.result(row, *knobs, seed, "test") for seed in range(self.seeds)]
 
     def result(self, row: str, noise: float, learning_rate: float, seed: int, split: str) -> dict[str, Any]:
@@ -120,7 +135,7 @@ class Study:
         path = self.output / "results" / name
         if path.exists():
             kept = json.loads(path.read_text())
-            if kept["settings"] == asdict(self.settings):
+            if (kept["settings"], kept.get("language_model")) == (asdict(self.settings), self.weights):
                 return kept
         numbers = self.run(row, noise, learning_rate, seed, split)
         write_json(path, numbers, indent=1)
@@ -194,6 +209,7 @@ class Study:
             "centroid_gap": self.held_out_gap(correction, row, split),
             "seconds": result.seconds,
             "settings": asdict(settings),
+            "language_model": self.weights,
         }
 
     def open(self, name: str) -> EmbeddingStore:

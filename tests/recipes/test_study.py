@@ -31,6 +31,10 @@ def test_a_row_is_run_once_and_kept(study, monkeypatch, row):
     study.settings = replace(study.settings, steps=3)
     study.result(row, 0.5, 1e-3, 0, "validation")
     assert ran, "a result of other settings does not count"
+    study.settings = replace(study.settings, steps=2)
+    study.weights = "of another language model"
+    study.result(row, 0.5, 1e-3, 0, "validation")
+    assert len(ran) == 2, "nor does one of another language model"
 
 
 def test_knobs_are_chosen_on_validation(study, monkeypatch):
